@@ -1,0 +1,61 @@
+"""One family of exceptions. Each says what was got, what was expected and what to do.
+
+No message ever holds report text: messages reach logs and job metadata (house rule 7). Name the file, row, column or
+key instead.
+"""
+
+from __future__ import annotations
+
+
+class RaymedltError(Exception):
+    """Base of every error that raymedlt raises on purpose.
+
+    Args:
+        got: what was found, in words (never report text).
+        expected: what should have been there.
+        fix: what the user can do now.
+    """
+
+    exit_code = 1
+
+    def __init__(self, got: str, expected: str = "", fix: str = "") -> None:
+        self.got, self.expected, self.fix = got, expected, fix
+        super().__init__(got, expected, fix)  # the arguments, so that the error survives pickling between processes
+
+    def __str__(self) -> str:
+        parts = [self.got, self.expected and f"Expected: {self.expected}", self.fix and f"To fix: {self.fix}"]
+        return ". ".join(part.rstrip(".") for part in parts if part) + "."
+
+
+class ConfigError(RaymedltError):
+    """A configuration key or value that can't be used."""
+
+    exit_code = 2
+
+
+class InputError(RaymedltError):
+    """Input data that can't be used as a whole (single bad rows are rejected, not raised)."""
+
+    exit_code = 2
+
+
+class RunConflictError(RaymedltError):
+    """The output folder belongs to another configuration, other data, or a driver that is still at work."""
+
+    exit_code = 2
+
+
+class MissingDependencyError(RaymedltError):
+    """An optional package is needed; the message says which extra installs it."""
+
+    exit_code = 2
+
+
+class ConsistencyError(RaymedltError):
+    """Counts in and counts out differ, or a stored file doesn't match its ledger entry: a bug or a damaged disk."""
+
+
+class InterruptedRun(RaymedltError):
+    """SIGTERM or Ctrl-C: the run stopped cleanly and goes on when the same command is given again."""
+
+    exit_code = 143

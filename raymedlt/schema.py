@@ -1,0 +1,156 @@
+"""Arrow schemas of every table that crosses a job's border: the contract between rooms.
+
+Columns are non-null unless a comment says otherwise; "" means "the source does not say".
+"""
+
+from __future__ import annotations
+
+import pyarrow as pa
+
+from raymedlt.errors import InputError
+
+TRAIN, VALIDATION, TEST = "train", "validation", "test"
+SPLITS = (TRAIN, VALIDATION, TEST)
+
+_TEXTS = pa.list_(pa.string())
+
+# One radiology report, as every reader yields it.
+REPORTS = pa.schema(
+    [
+        ("report_id", pa.string()),  # unique in a run
+        ("study_id", pa.string()),
+        ("patient_id", pa.string()),  # a string: parsing it as a number merges patients
+        ("split", pa.string()),  # one of SPLITS; a source without splits is all "train"
+        ("findings", pa.string()),
+        ("impression", pa.string()),
+        ("indication", pa.string()),
+        ("views", _TEXTS),  # as the source names them: "PA", "LATERAL"
+        ("image_ids", _TEXTS),  # the source's image ids, or paths relative to the images' root
+        ("labels", _TEXTS),  # the source's labels; enrichment never reads them
+        ("language", pa.string()),  # "en", "es"
+    ]
+)
+
+# What a reader writes for one shard: every row of the source, good (reason null) or bad (reason says why).
+READ_ROWS = pa.schema(
+    [*REPORTS, pa.field("row_id", pa.string()), pa.field("source", pa.string()), pa.field("reason", pa.string())]
+)
+
+REJECTED = pa.schema([("row_id", pa.string()), ("source", pa.string()), ("reason", pa.string())])
+
+# A report's sentence, in reading order. `key` is what makes two sentences the same (see reports.sentences).
+SENTENCES_OF_REPORTS = pa.schema(
+    [
+        ("report_id", pa.string()),
+        ("section", pa.string()),  # "findings", "impression"
+        ("position", pa.int32()),
+        ("sentence_key", pa.string()),
+        ("text", pa.string()),
+    ]
+)
+
+ENRICHED = pa.schema(
+    [
+        ("report_id", pa.string()),
+        ("study_id", pa.string()),
+        ("patient_id", pa.string()),
+        ("split", pa.string()),
+        ("findings", pa.string()),
+        ("enriched_findings", pa.string()),
+        ("impression", pa.string()),
+        ("indication", pa.string()),
+        ("views", _TEXTS),
+        ("image_ids", _TEXTS),
+        ("labels", _TEXTS),
+        ("language", pa.string()),
+        ("added", pa.int32()),
+        ("status", pa.string()),  # "enriched", "unchanged"
+        ("why_unchanged", pa.string()),  # "" when enriched
+        ("variant", pa.int32()),
+    ]
+)
+
+ADDITIONS = pa.schema(
+    [
+        ("report_id", pa.string()),
+        ("variant", pa.int32()),
+        ("position", pa.int32()),  # 0 for the first added sentence
+        ("sentence", pa.string()),
+        ("sentence_key", pa.string()),
+        ("cluster_id", pa.int32()),
+        ("medoid", pa.string()),
+        ("sign", pa.string()),
+        ("support", pa.int32()),  # smallest support over the report's clusters
+        ("confidence_min", pa.float32()),
+        ("lift_lower", pa.float32()),
+        ("purity", pa.float32()),
+        ("guard", pa.string()),  # "passed", or "off" under the policy "paper" and the controls
+        ("witness", pa.list_(pa.int32())),  # the report's clusters and the clique that vouch for the sentence
+        ("seed", pa.int64()),
+        ("version", pa.string()),
+    ]
+)
+
+REFUSALS = pa.schema(
+    [
+        ("report_id", pa.string()),
+        ("cluster_id", pa.int32()),
+        ("sentence_key", pa.string()),  # of the cluster's medoid donor
+        ("reason", pa.string()),  # machine-readable: "contradicts:effusion", "restates", ...
+    ]
+)
+
+SENTENCES = pa.schema(
+    [
+        ("section", pa.string()),
+        ("sentence_key", pa.string()),
+        ("text", pa.string()),  # the commonest spelling of the key
+        ("count", pa.int32()),  # occurrences in training reports
+        ("cluster_id", pa.int32()),  # -1 is noise, never a cluster
+        ("probability", pa.float32()),
+        ("assigned", pa.string()),  # "core", "second_chance", "noise"
+        ("sign", pa.string()),
+    ]
+)
+
+CLUSTERS = pa.schema(
+    [
+        ("section", pa.string()),
+        ("cluster_id", pa.int32()),
+        ("size", pa.int32()),  # distinct sentences
+        ("occurrences", pa.int32()),  # sentences with repeats
+        ("sign", pa.string()),
+        ("purity", pa.float32()),
+        ("medoid", pa.string()),
+        ("persistence", pa.float32()),
+    ]
+)
+
+EDGES = pa.schema(
+    [
+        ("section", pa.string()),
+        ("source", pa.int32()),
+        ("target", pa.int32()),
+        ("support", pa.int32()),
+        ("confidence", pa.float32()),
+        ("lift", pa.float32()),
+        ("lift_lower", pa.float32()),
+        ("opposite", pa.int32()),  # studies with `source` that state the opposite of `target`
+    ]
+)
+
+
+def conform(table: pa.Table, schema: pa.Schema, name: str) -> pa.Table:
+    """Order and cast `table`'s columns to `schema`.
+
+    Raises:
+        InputError: a column is missing; the message names it, the table and the columns that are there.
+    """
+    missing = [field.name for field in schema if field.name not in table.column_names]
+    if missing:
+        raise InputError(
+            f"table '{name}' lacks the columns {missing}; it has {table.column_names}",
+            f"the columns {schema.names}",
+            "rename the columns, or give a column map with --reports.columns",
+        )
+    return table.select(schema.names).cast(schema)
