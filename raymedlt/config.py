@@ -1,0 +1,276 @@
+"""Configuration of the jobs: one frozen dataclass per job, read from a YAML file and the command line.
+
+A docstring under each field is its help. What a field changes decides where it counts: fields named in `NOT_HASHED`
+steer how a run is carried out (where, with how many workers) and never what comes out, so they may differ between a run
+and its resumption; any other difference is another run (see ledger.py).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import hashlib
+import json
+import re
+import sys
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeVar, cast
+
+from raymedlt.errors import ConfigError
+
+NOT_HASHED = ("output", "workers", "describe", "restart", "max_rejected", "embedding.actors_from")
+
+SWITCHES = ("--describe", "--restart")  # may stand alone on the command line
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportsConfig:
+    """Where the reports are and how to read them."""
+
+    path: str | None = None
+    """File, folder, glob or URI of the reports. Default: the 3,955 OpenI reports that torchxrayvision carries."""
+    format: Literal["openi", "mimic", "rexgradient", "padchest", "chexpert_plus", "csv", "jsonl", "parquet"] = "openi"
+    """How the source is laid out."""
+    columns: dict[str, str] = field(default_factory=dict)
+    """Our column name -> the source's, for csv, jsonl and parquet: {findings: FINDINGS_TEXT}."""
+    language: str | None = None
+    """Language of the reports (en, es). Default: what the format says, else en."""
+    max_chars: int = 100_000
+    """A report with a longer section (characters) is rejected."""
+
+    def __post_init__(self) -> None:
+        _require(self.max_chars > 0, "reports.max_chars", self.max_chars, "a positive number of characters")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EmbeddingConfig:
+    """How sentences become vectors."""
+
+    model: str | None = None
+    """Folder or hub name of a sentence-transformers model. Default: the packaged all-MiniLM-L6-v2, offline."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """auto: bfloat16 where the processor has it and a sample agrees with float32 (cosine >= .9999); else float32."""
+    batch_sentences: int = 64
+    """Sentences computed together (of similar length). What is computed together follows from this number alone."""
+    shard_sentences: int = 2048
+    """Distinct sentences per shard: the unit that is written, resumed and retried."""
+    actors_from: int = 50_000
+    """At least this many sentences to embed: use a pool of Ray actors; below, threads of this process (no start-up)."""
+
+    def __post_init__(self) -> None:
+        _require(self.batch_sentences > 0, "embedding.batch_sentences", self.batch_sentences, "at least 1")
+        _require(
+            self.shard_sentences >= self.batch_sentences,
+            "embedding.shard_sentences",
+            self.shard_sentences,
+            "at least embedding.batch_sentences",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClusteringConfig:
+    """How sentences become clusters."""
+
+    method: Literal["hdbscan", "dbscan", "kmeans"] = "hdbscan"
+    """hdbscan: exact, certified spanning tree; dbscan and kmeans: for comparison."""
+    min_cluster_size: int = 5
+    """hdbscan: fewest distinct sentences in a cluster."""
+    min_samples: int = 5
+    """hdbscan, dbscan: neighbours that make a point dense (hdbscan does not count the point itself, dbscan does)."""
+    neighbours: int = 16
+    """hdbscan: length of the first neighbour lists; longer ones need fewer second searches for the spanning tree."""
+    eps: float = 0.5
+    """dbscan: radius, Euclidean distance of unit vectors."""
+    clusters: int = 1000
+    """kmeans: number of clusters."""
+    second_chance: float = 0.8
+    """A noise sentence joins the cluster of its nearest clustered sentence at this cosine or above; 1 turns it off."""
+
+    def __post_init__(self) -> None:
+        _require(self.min_cluster_size >= 2, "clustering.min_cluster_size", self.min_cluster_size, "at least 2")
+        _require(self.min_samples >= 1, "clustering.min_samples", self.min_samples, "at least 1")
+        _require(self.neighbours >= self.min_samples, "clustering.neighbours", self.neighbours, "at least min_samples")
+        _require(0 < self.second_chance <= 1, "clustering.second_chance", self.second_chance, "a cosine in (0, 1]")
+        _require(self.eps > 0, "clustering.eps", self.eps, "a positive distance")
+        _require(self.clusters >= 1, "clustering.clusters", self.clusters, "at least 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class GraphConfig:
+    """Which findings go together (SemEnrich, section on co-occurrence)."""
+
+    min_share: float = 0.001
+    """An arc u -> c needs more than this share of u's co-occurrences (the paper's threshold on A-hat)."""
+    min_support: int = 3
+    """An arc needs more than this number of training studies that hold both clusters."""
+    min_purity: float = 0.95
+    """A cluster whose sentences agree less than this on their sign is "mixed" and never added."""
+
+    def __post_init__(self) -> None:
+        _require(0 <= self.min_share < 1, "graph.min_share", self.min_share, "a share in [0, 1)")
+        _require(self.min_support >= 0, "graph.min_support", self.min_support, "0 or more")
+        _require(0 < self.min_purity <= 1, "graph.min_purity", self.min_purity, "a share in (0, 1]")
+
+
+@dataclass(frozen=True, kw_only=True)
+class WritingConfig:
+    """How much is added, and how."""
+
+    max_added: int | None = None
+    """At most this many sentences are added to a report. Default: no limit, as in the paper."""
+    max_cliques: int = 10_000
+    """Stop listing a report's maximal valid sets at this number; reports that were cut off are counted."""
+    shard_reports: int = 2000
+    """Reports per shard: the unit that is written, resumed and retried."""
+
+    def __post_init__(self) -> None:
+        _require(self.max_added is None or self.max_added >= 1, "writing.max_added", self.max_added, "at least 1")
+        _require(self.max_cliques >= 1, "writing.max_cliques", self.max_cliques, "at least 1")
+        _require(self.shard_reports >= 1, "writing.shard_reports", self.shard_reports, "at least 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EnrichConfig:
+    """Enrich radiology reports with the normal statements that they leave out; leave tables, a model and a page."""
+
+    reports: ReportsConfig = field(default_factory=ReportsConfig)
+    """The reports."""
+    embedding: EmbeddingConfig = field(default_factory=EmbeddingConfig)
+    """The sentence encoder."""
+    clustering: ClusteringConfig = field(default_factory=ClusteringConfig)
+    """The clustering of distinct sentences."""
+    graph: GraphConfig = field(default_factory=GraphConfig)
+    """The co-occurrence graph."""
+    writing: WritingConfig = field(default_factory=WritingConfig)
+    """The writing of additions."""
+    policy: Literal["paper", "safe", "strict"] = "safe"
+    """paper: as published (no guard, unclustered sentences skip the report); safe: guarded; strict: + strong evidence."""
+    control: Literal["semantic", "random", "paraphrase", "none"] = "semantic"
+    """semantic: the method; random, paraphrase, none: controls for ablation studies."""
+    variants: int = 1
+    """Draws per report: each is a row of the table `enriched` (variant 0, 1, ...)."""
+    seed: int = 0
+    """Seed of every random choice; a report's choices depend on it and the report's id only."""
+    output: str = "runs/enrich"
+    """Folder or URI (s3://, gs://, abfs://) that receives tables, model and page. The same command again resumes."""
+    workers: int | None = None
+    """Processes or threads that work side by side. Default: one per CPU. Results do not depend on it."""
+    describe: bool = False
+    """Print what would be done (stages, rows, resources, paths) and run nothing."""
+    restart: bool = False
+    """Delete this job's earlier results in `output` and begin anew."""
+    max_rejected: int | None = None
+    """Fail when more rows than this are rejected. Default: no limit (rejected rows are kept with reasons)."""
+
+    def __post_init__(self) -> None:
+        _require(self.variants >= 1, "variants", self.variants, "at least 1")
+        _require(self.workers is None or self.workers >= 1, "workers", self.workers, "at least 1")
+        _require(self.max_rejected is None or self.max_rejected >= 0, "max_rejected", self.max_rejected, "0 or more")
+
+
+def _require(condition: bool, key: str, got: object, expected: str) -> None:
+    if not condition:
+        raise ConfigError(f"{key} is {got!r}", expected, f"change --{key}")
+
+
+def flatten(config: Any) -> dict[str, Any]:
+    """A nested configuration as {"section.field": value}; values are plain JSON types."""
+    flat: dict[str, Any] = {}
+    for item in dataclasses.fields(config):
+        value = getattr(config, item.name)
+        if dataclasses.is_dataclass(value):
+            flat.update({f"{item.name}.{key}": inner for key, inner in flatten(value).items()})
+        else:
+            flat[item.name] = value
+    return flat
+
+
+def hashed_part(config: Any) -> dict[str, Any]:
+    """The fields that decide what comes out (see NOT_HASHED)."""
+    return {key: value for key, value in flatten(config).items() if key not in NOT_HASHED}
+
+
+def config_hash(config: Any) -> str:
+    """Sixteen hexadecimal digits that name everything that can change the results."""
+    return hashlib.sha256(json.dumps(hashed_part(config), sort_keys=True).encode()).hexdigest()[:16]
+
+
+def to_yaml(config: Any) -> str:
+    """The resolved configuration as a YAML file that `--config` reads back."""
+    import yaml
+
+    return yaml.safe_dump(dataclasses.asdict(config), sort_keys=False, allow_unicode=True)
+
+
+def parse(config_class: type[T], arguments: list[str] | None = None, program: str | None = None) -> T:
+    """Read `config_class` from the command line and, where `--config` names one, a YAML file.
+
+    Args:
+        arguments: command-line words; default `sys.argv[1:]`.
+        program: the name that `--help` shows, e.g. "python jobs/enrich.py".
+
+    Raises:
+        ConfigError: an unknown key (the message names the nearest known one) or a value of the wrong type.
+        SystemExit: after `--help` or `--print_config`.
+    """
+    import jsonargparse
+
+    jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
+    parser = jsonargparse.ArgumentParser(
+        prog=program, description=config_class.__doc__, exit_on_error=False, default_env=False
+    )
+    parser.add_argument("--config", action="config", help="YAML file with any of the keys below; later words win")
+    parser.add_class_arguments(config_class, nested_key=None, as_group=True)
+    try:
+        words = sys.argv[1:] if arguments is None else arguments
+        parsed = parser.parse_args(_complete_switches(words))
+        return _build(config_class, parsed.as_dict())
+    except jsonargparse.ArgumentError as error:
+        raise _explained(config_class, str(error.message if hasattr(error, "message") else error)) from None
+
+
+def _complete_switches(words: list[str]) -> list[str]:
+    """`--describe` alone means `--describe true`."""
+    following = [*words[1:], ""]
+    return [
+        f"{word}=true" if word in SWITCHES and after not in ("true", "false") else word
+        for word, after in zip(words, following, strict=True)
+    ]
+
+
+def _build(config_class: type[T], values: dict[str, Any]) -> T:
+    """Make the dataclass from nested plain values."""
+    known = {item.name: item for item in dataclasses.fields(cast(Any, config_class))}
+    made: dict[str, Any] = {}
+    for name, item in known.items():
+        value = values[name]
+        default = item.default_factory() if item.default_factory is not dataclasses.MISSING else item.default
+        if dataclasses.is_dataclass(default) and not dataclasses.is_dataclass(value):
+            value = _build(type(default), value)
+        made[name] = value
+    return config_class(**made)
+
+
+_UNKNOWN_KEY = (
+    re.compile(r"unrecognized arguments: (?:--)?([\w.]+)", re.IGNORECASE),
+    re.compile(r"does not accept option '([\w.]+)'"),
+    re.compile(r"[Kk]ey \"?'?([\w.]+)'?\"? is not expected"),
+)
+
+
+def _explained(config_class: type[Any], message: str) -> ConfigError:
+    """Turn the parser's message into ours, with the nearest known key where the key is unknown."""
+    keys = list(flatten(config_class()))
+    for pattern in _UNKNOWN_KEY:
+        if match := pattern.search(message):
+            word = match.group(1)
+            leaves = {key.rsplit(".", 1)[-1]: key for key in keys}
+            near = difflib.get_close_matches(word, keys, n=1) or difflib.get_close_matches(
+                word, leaves, n=1, cutoff=0.5
+            )
+            nearest = leaves.get(near[0], near[0]) if near else None
+            expected = f"a known key; the nearest is '{nearest}'" if nearest else "a known key"
+            return ConfigError(f"unknown key '{word}'", expected, "see --help for all keys")
+    return ConfigError(" ".join(message.split()), "a valid configuration", "see --help for keys and types")
