@@ -146,7 +146,7 @@ class EnrichConfig:
     writing: WritingConfig = field(default_factory=WritingConfig)
     """The writing of additions."""
     policy: Literal["paper", "safe", "strict"] = "safe"
-    """paper: as published (no guard, unclustered sentences skip the report); safe: guarded; strict: + strong evidence."""
+    """paper: as published (no guard, unclustered sentences skip the report); safe: guarded; strict: strong evidence."""
     control: Literal["semantic", "random", "paraphrase", "none"] = "semantic"
     """semantic: the method; random, paraphrase, none: controls for ablation studies."""
     variants: int = 1

@@ -1,0 +1,160 @@
+"""A fitted cluster model: which cluster does a new sentence belong to?
+
+Folder layout: model.json (parameters, encoder, limit), sentences.parquet (one row per fitted sentence, canonical
+order), arrays.safetensors (vectors float32 [N, D], labels int32 [N], probabilities float32 [N]).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from raymedlt.clustering.faiss_import import faiss
+from raymedlt.clustering.fit import Vectors, check_vectors
+from raymedlt.errors import InputError
+
+FORMAT_VERSION = 1
+EXACT_MATCH = 1e-6  # a vector this near to a fitted one is that sentence, up to rounding
+
+
+def nearest_clustered(
+    vectors_MD: Vectors, fitted_ND: Vectors, labels_N: npt.NDArray[np.int32]
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
+    """For each vector the nearest fitted point that is in a cluster: its number int64 [M] and distance float32 [M].
+
+    -1 and infinity where nothing is clustered. O(M N D) exhaustive search.
+    """
+    clustered = np.flatnonzero(labels_N >= 0)
+    if len(clustered) == 0 or len(vectors_MD) == 0:
+        return np.full(len(vectors_MD), -1, np.int64), np.full(len(vectors_MD), np.inf, np.float32)
+    squares, place = faiss().knn(vectors_MD, np.ascontiguousarray(fitted_ND[clustered]), 1)
+    return clustered[place[:, 0]], np.sqrt(np.maximum(squares[:, 0], 0)).astype(np.float32)
+
+
+def medoids(vectors_ND: Vectors, labels_N: npt.NDArray[np.int32]) -> npt.NDArray[np.int64]:
+    """Per cluster the member nearest to the mean of its members (the smaller number on ties), int64 [C]."""
+    result = []
+    for cluster in range(int(labels_N.max(initial=-1)) + 1):
+        members = np.flatnonzero(labels_N == cluster)
+        centre = vectors_ND[members].astype(np.float64).mean(0)
+        result.append(members[np.argmin(((vectors_ND[members] - centre) ** 2).sum(1))])
+    return np.array(result, np.int64)
+
+
+@dataclass
+class ClusterModel:
+    """Sentences, their vectors and clusters, and the farthest a new sentence may be from its nearest clustered one.
+
+    keys: N sentence keys in canonical (sorted) order. vectors: float32 [N, D]. labels: int32 [N], -1 is noise.
+    limit: Euclidean distance of unit vectors; cosine c is sqrt(2 - 2c).
+    encoder: name or folder of the sentence encoder (None: the packaged one) and its precision.
+    """
+
+    keys: list[str]
+    vectors: Vectors
+    labels: npt.NDArray[np.int32]
+    probabilities: npt.NDArray[np.float32]
+    limit: float
+    encoder: str | None = None
+    precision: str = "float32"
+    information: dict[str, Any] = field(default_factory=dict)
+    _loaded: Any = field(default=None, repr=False, compare=False)
+
+    @property
+    def clusters(self) -> int:
+        """Number of clusters."""
+        return int(self.labels.max(initial=-1)) + 1
+
+    def assign(
+        self, sentences_or_vectors: Sequence[str] | npt.NDArray[np.floating]
+    ) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.float32]]:
+        """Cluster ids int32 [M] (-1: none within the limit), distances float32 [M] to the nearest clustered sentence.
+
+        A sentence that was fitted keeps its own label, and so does a vector that equals a fitted one.
+
+        Raises:
+            InputError: vectors of another width than the model's.
+        """
+        if isinstance(sentences_or_vectors, np.ndarray):
+            vectors = check_vectors(sentences_or_vectors)
+        else:
+            vectors = self._encode(list(sentences_or_vectors))
+        if vectors.shape[1] != self.vectors.shape[1]:
+            raise InputError(
+                f"vectors of width {vectors.shape[1]}", f"width {self.vectors.shape[1]}", "use the model's own encoder"
+            )
+        nearest, distances = nearest_clustered(vectors, self.vectors, self.labels)
+        ids = np.where((nearest >= 0) & (distances <= self.limit), self.labels[nearest], -1).astype(np.int32)
+        if len(self.keys) and len(vectors):
+            squares, place = faiss().knn(vectors, self.vectors, 1)
+            fitted = squares[:, 0] <= EXACT_MATCH
+            ids[fitted] = self.labels[place[fitted, 0]]
+        return ids, distances
+
+    def _encode(self, sentences: list[str]) -> Vectors:
+        from raymedlt.embedding.encoder import Encoder
+        from raymedlt.reports.sentences import sentence_key
+
+        if self._loaded is None:
+            self._loaded = Encoder(self.encoder, self.precision)  # type: ignore[arg-type]
+        # Fitted sentences were embedded by their key: do the same here.
+        vectors: Vectors = self._loaded.encode([sentence_key(sentence) or sentence for sentence in sentences])
+        return vectors
+
+    def save(self, folder: str | Path) -> None:
+        """Write the model into a local `folder` (made if missing)."""
+        from safetensors.numpy import save_file
+
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        arrays = {"vectors": self.vectors, "labels": self.labels, "probabilities": self.probabilities}
+        save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, folder / "arrays.safetensors")
+        table = pa.table({"sentence_key": self.keys, "cluster_id": self.labels})
+        pq.write_table(table, folder / "sentences.parquet", compression="zstd")
+        description = {
+            "format": FORMAT_VERSION,
+            "limit": self.limit,
+            "encoder": self.encoder,
+            "precision": self.precision,
+            "information": self.information,
+        }
+        (folder / "model.json").write_text(json.dumps(description, indent=1, sort_keys=True))
+
+    @classmethod
+    def load(cls, folder: str | Path) -> ClusterModel:
+        """Read a model that `save` wrote.
+
+        Raises:
+            InputError: the folder holds no model, or one of another format version.
+        """
+        from safetensors.numpy import load_file
+
+        folder = Path(folder)
+        if not (folder / "model.json").exists():
+            raise InputError(
+                f"'{folder}' holds no cluster model", "a folder with model.json", "give <output>/model/findings"
+            )
+        description = json.loads((folder / "model.json").read_text())
+        if description["format"] != FORMAT_VERSION:
+            raise InputError(
+                f"the model has format {description['format']}", f"format {FORMAT_VERSION}", "fit it again"
+            )
+        arrays = load_file(folder / "arrays.safetensors")
+        return cls(
+            keys=pq.read_table(folder / "sentences.parquet")["sentence_key"].to_pylist(),
+            vectors=arrays["vectors"],
+            labels=arrays["labels"],
+            probabilities=arrays["probabilities"],
+            limit=float(description["limit"]),
+            encoder=description["encoder"],
+            precision=description["precision"],
+            information=description["information"],
+        )

@@ -1,0 +1,1 @@
+"""Sentences to unit vectors. Nothing heavy is imported until an encoder is made."""

