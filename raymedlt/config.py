@@ -233,7 +233,7 @@ def parse(config_class: type[T], arguments: list[str] | None = None, program: st
 
 def _complete_switches(words: list[str]) -> list[str]:
     """`--describe` alone means `--describe true`."""
-    following = [*words[1:], ""]
+    following = [*words[1:], ""][: len(words)]
     return [
         f"{word}=true" if word in SWITCHES and after not in ("true", "false") else word
         for word, after in zip(words, following, strict=True)

@@ -73,7 +73,7 @@ class FileEntry:
         return cls(str(value["name"]), str(value["sha256"]), int(value["bytes"]), int(value["rows"]))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Storage:
     """A folder on a local disk or an object store. Small and picklable: connections are opened where it is used."""
 
@@ -99,6 +99,9 @@ class Storage:
             return cls(os.path.abspath(_connect(path_or_uri)[1]))
         _connect(path_or_uri)
         return cls(path_or_uri)
+
+    def __repr__(self) -> str:
+        return f"Storage({self.uri!r})"  # without credentials
 
     @property
     def is_local(self) -> bool:
@@ -151,7 +154,7 @@ class Storage:
         Raises:
             FileNotFoundError: there is no such file.
         """
-        return self.filesystem.open_input_file(self.path(name))
+        return self.filesystem.open_input_file(self.path(_checked(name)))
 
     def read_bytes(self, name: str) -> bytes:
         """All of the file `name`. Raises FileNotFoundError."""
@@ -214,6 +217,7 @@ class Storage:
 
         Local: temporary file in the same folder, flushed to disk, renamed. Object store: one put.
         """
+        _checked(name)
         if self.is_local:
             _write_local(self.path(name), data)
         else:
@@ -246,11 +250,11 @@ class Storage:
     def delete_folder(self, name: str) -> None:
         """Remove the folder `name` with all it holds; it may be gone already."""
         path = self.path(_checked(name))
-        if self.is_local:
-            shutil.rmtree(path, ignore_errors=True)
-            return
         try:
-            self.filesystem.delete_dir(path)
+            if self.is_local:
+                shutil.rmtree(path)
+            else:
+                self.filesystem.delete_dir(path)
         except FileNotFoundError:
             return
 
@@ -318,11 +322,22 @@ def _write_local(path: str, data: bytes) -> None:
 
 def _canonical(table: pa.Table) -> pa.Table:
     metadata = {key: value for key, value in sorted((table.schema.metadata or {}).items()) if key != b"pandas"}
-    fields = [
-        field.with_type(field.type.value_type) if pa.types.is_dictionary(field.type) else field
-        for field in table.schema
-    ]
+    fields = [field.with_type(_canonical_type(field.type)) for field in table.schema]
     return table.cast(pa.schema(fields)).replace_schema_metadata(metadata or None)
+
+
+def _canonical_type(kind: pa.DataType) -> pa.DataType:
+    """Plain values for dictionaries; one name for what lists hold ("item" when made here, "element" when read back)."""
+    if pa.types.is_dictionary(kind):
+        return _canonical_type(kind.value_type)
+    if pa.types.is_struct(kind):
+        return pa.struct([field.with_type(_canonical_type(field.type)) for field in kind])
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
+        element = kind.value_field.with_name("element").with_type(_canonical_type(kind.value_type))
+        if pa.types.is_fixed_size_list(kind):
+            return pa.list_(element, kind.list_size)
+        return pa.large_list(element) if pa.types.is_large_list(kind) else pa.list_(element)
+    return kind
 
 
 def _parquet_bytes(table: pa.Table, row_group_rows: int) -> bytes:

@@ -1,7 +1,8 @@
 """Certified Borůvka: the exact minimum spanning tree of mutual reachability, from short neighbour lists.
 
 A spanning tree over a k-nearest-neighbour graph is wrong where a long edge is missing. Here every edge is proved
-before it is taken. Point p knows its list, and a bound: any point outside the list is at least bound(p) away, hence at a mutual
+before it is taken. Point p knows its list, and a bound: any point outside the list is at least bound(p) away, hence at
+a mutual
 reachability of at least max(core(p), bound(p)). In a round, component C has a best known outgoing edge of weight w(C).
 If w(C) is at most that floor for every p in C, no unseen edge can beat it: the edge is certified. Otherwise the points
 whose floor is below w(C) look again, nearest floor first, among all points outside C; what they find becomes a known

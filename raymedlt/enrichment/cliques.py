@@ -1,0 +1,50 @@
+"""Maximal valid sets: maximal cliques of a small graph, as bit sets in Python integers.
+
+Bron-Kerbosch with the pivot of Tomita, Tanaka and Takahashi (2006): the vertex with most neighbours among the
+candidates. Listing stops at a limit, and says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+
+def bits(members: int) -> Iterator[int]:
+    """Numbers of the set bits, ascending."""
+    while members:
+        low = members & -members
+        yield low.bit_length() - 1
+        members ^= low
+
+
+def maximal_cliques(neighbours: Sequence[int], vertices: int, limit: int) -> tuple[list[int], bool]:
+    """Maximal cliques of the graph induced on `vertices`.
+
+    Args:
+        neighbours: per vertex the bit set of its neighbours (symmetric, no vertex its own neighbour).
+        vertices: bit set of the vertices that take part.
+        limit: stop after this many cliques.
+
+    Returns:
+        The cliques as bit sets in ascending order (independent of how they were found), and whether the list is
+        complete. The empty graph has no clique.
+    """
+    if not vertices:
+        return [], True
+    found: list[int] = []
+    stack = [(0, vertices, 0)]
+    while stack:
+        clique, candidates, excluded = stack.pop()
+        if not candidates:
+            if not excluded:
+                found.append(clique)
+                if len(found) >= limit:
+                    return sorted(found), not stack
+            continue
+        pivot = max(bits(candidates | excluded), key=lambda v: (neighbours[v] & candidates).bit_count())
+        for vertex in bits(candidates & ~neighbours[pivot]):
+            one = 1 << vertex
+            stack.append((clique | one, candidates & neighbours[vertex], excluded & neighbours[vertex]))
+            candidates &= ~one
+            excluded |= one
+    return sorted(found), True

@@ -1,0 +1,210 @@
+"""What is learnt from the training reports: clusters with their signs, donors with their denials, arcs with evidence.
+
+`fit_section` judges and clusters one section; `learn` builds the co-occurrence graph of the findings. Both are pure:
+vectors in, knowledge out. `Knowledge` is small (sentences, labels, bit sets) and goes to every writer.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from scipy import sparse
+
+from raymedlt.clustering.fit import Clustering, Vectors, cluster
+from raymedlt.clustering.model import medoids, nearest_clustered
+from raymedlt.config import EnrichConfig
+from raymedlt.enrichment import guard
+from raymedlt.enrichment.corpus import Section
+from raymedlt.enrichment.graph import Arcs, build_arcs, membership
+from raymedlt.enrichment.policy import POLICIES, Policy
+from raymedlt.seeds import keyed_seed
+
+CORE, SECOND_CHANCE, NOISE = "core", "second_chance", "noise"
+SIGNS = ("normal", "neutral", "abnormal", "mixed")
+
+
+@dataclass(frozen=True)
+class SectionFit:
+    """One section's sentences, clustered and judged. K distinct sentences, C clusters.
+
+    labels: int32 [K], second chances included, -1 is noise. assigned, signs: K words. cluster_signs: C words.
+    purity: float [C], count-weighted share of the cluster's commonest sign. medoids: int64 [C], sentence numbers.
+    """
+
+    section: Section
+    clustering: Clustering
+    labels: npt.NDArray[np.int32]
+    assigned: list[str]
+    signs: list[str]
+    cluster_signs: list[str]
+    purity: npt.NDArray[np.float64]
+    medoids: npt.NDArray[np.int64]
+
+
+def fit_section(section: Section, vectors_KD: Vectors, config: EnrichConfig, language: str) -> SectionFit:
+    """Cluster distinct sentences, judge each, let clusters vote on their sign, offer noise a second chance."""
+    seed = keyed_seed(config.seed, "clustering", section.name)
+    clustering = cluster(vectors_KD, config.clustering, seed)
+    core = clustering.labels
+    signs = [guard.judged(key, language)[0].sign for key in section.keys]
+    clusters = int(core.max(initial=-1)) + 1
+    cluster_signs, purity = _vote(core, signs, section.counts, clusters, config.graph.min_purity)
+    labels, assigned = core.copy(), np.where(core >= 0, CORE, NOISE).astype(object)
+    if POLICIES[config.policy].second_chance:
+        noise = np.flatnonzero(core < 0)
+        labels[noise] = second_chances(
+            vectors_KD[noise],
+            [signs[number] for number in noise],
+            vectors_KD,
+            core,
+            cluster_signs,
+            config.clustering.second_chance,
+        )
+        assigned[noise[labels[noise] >= 0]] = SECOND_CHANCE
+    return SectionFit(
+        section, clustering, labels, list(assigned), signs, cluster_signs, purity, medoids(vectors_KD, core)
+    )
+
+
+def second_chances(
+    vectors_MD: Vectors,
+    signs: list[str],
+    fitted_KD: Vectors,
+    core_K: npt.NDArray[np.int32],
+    cluster_signs: list[str],
+    cosine: float,
+) -> npt.NDArray[np.int32]:
+    """Cluster of the nearest clustered sentence at `cosine` or above, int32 [M]; -1 where there is none.
+
+    A sentence never joins a cluster of another sign, however near its words are: "there is a pleural effusion" lies at
+    cosine 0.71 from its denial.
+    """
+    labels = np.full(len(vectors_MD), -1, np.int32)
+    if cosine >= 1:
+        return labels
+    nearest, distance = nearest_clustered(vectors_MD, fitted_KD, core_K)
+    for number in np.flatnonzero((nearest >= 0) & (distance <= np.sqrt(2 - 2 * cosine))):
+        label = core_K[nearest[number]]
+        if cluster_signs[label] in (signs[number], "mixed"):
+            labels[number] = label
+    return labels
+
+
+def _vote(
+    labels: npt.NDArray[np.int32], signs: list[str], counts: npt.NDArray[np.int32], clusters: int, min_purity: float
+) -> tuple[list[str], npt.NDArray[np.float64]]:
+    votes_CV = np.zeros((clusters, len(SIGNS)))
+    members = np.flatnonzero(labels >= 0)
+    number_of = np.array([SIGNS.index(sign) for sign in signs], np.int64)
+    np.add.at(votes_CV, (labels[members], number_of[members]), counts[members])
+    neutral = SIGNS.index("neutral")
+    # A neutral sentence takes no side and abstains, unless the whole cluster is about nothing else.
+    mostly_neutral_C = votes_CV[:, neutral] > votes_CV.sum(1) / 2
+    votes_CV[~mostly_neutral_C, neutral] = 0
+    purity = votes_CV.max(1, initial=0) / np.maximum(votes_CV.sum(1), 1)
+    leading = votes_CV.argmax(1) if clusters else np.zeros(0, int)
+    return [SIGNS[v] if p >= min_purity else "mixed" for v, p in zip(leading, purity, strict=True)], purity
+
+
+@dataclass(frozen=True)
+class Donors:
+    """Sentences of one cluster that deny the same things."""
+
+    signature: guard.Signature
+    members: tuple[int, ...]  # sentence numbers, ascending
+
+
+@dataclass(frozen=True)
+class Knowledge:
+    """What a writer needs. Sentence numbers and cluster ids are those of the findings section.
+
+    label_of: sentence key -> cluster id (-1: noise). forward[u]: bit set of c with u -> c. linked[c]: bit set of
+    clusters that c may stand beside in a valid set. donors[c]: empty for clusters that may not be added.
+    addable: bit set. arc_of: (u, c) -> row of `arcs`.
+    """
+
+    language: str
+    policy: Policy
+    keys: list[str]
+    texts: list[str]
+    label_of: dict[str, int]
+    members: list[tuple[int, ...]]
+    cluster_signs: list[str]
+    purity: npt.NDArray[np.float64]
+    medoids: npt.NDArray[np.int64]
+    donors: list[tuple[Donors, ...]]
+    addable: int
+    forward: list[int]
+    linked: list[int]
+    arcs: Arcs
+    arc_of: dict[tuple[int, int], int]
+
+
+def learn(findings: SectionFit, impression: SectionFit, config: EnrichConfig, language: str) -> Knowledge:
+    """Build the co-occurrence graph over studies and gather each addable cluster's donors."""
+    policy = POLICIES[config.policy]
+    section, labels = findings.section, findings.labels
+    clusters = len(findings.cluster_signs)
+    members: list[tuple[int, ...]] = [tuple(np.flatnonzero(labels == c).tolist()) for c in range(clusters)]
+    donors = [
+        _donors(findings, members[c], findings.cluster_signs[c], language, policy)
+        if findings.cluster_signs[c] in policy.signs
+        else ()
+        for c in range(clusters)
+    ]
+    addable_C = np.array([bool(group) for group in donors], bool)
+    pairs = section.pairs[labels[section.pairs[:, 1]] >= 0]
+    member_SC = membership(np.column_stack([pairs[:, 0], labels[pairs[:, 1]]]), section.studies, clusters)
+    opposite_SC = _opposites([findings, impression], donors, language)
+    arcs = build_arcs(member_SC, addable_C, config.graph.min_share, config.graph.min_support, opposite_SC)
+    held_C = np.asarray(member_SC.sum(0)).ravel()
+    arcs = arcs.keep(arcs.opposite <= policy.max_opposite * held_C[arcs.source])
+    forward, backward = [0] * clusters, [0] * clusters
+    for source, target in zip(arcs.source.tolist(), arcs.target.tolist(), strict=True):
+        forward[source] |= 1 << target
+        backward[target] |= 1 << source
+    linked = [f & b if policy.both_ways else f | b for f, b in zip(forward, backward, strict=True)]
+    return Knowledge(
+        language=language,
+        policy=policy,
+        keys=section.keys,
+        texts=section.texts,
+        label_of=dict(zip(section.keys, labels.tolist(), strict=True)),
+        members=members,
+        cluster_signs=findings.cluster_signs,
+        purity=findings.purity,
+        medoids=findings.medoids,
+        donors=donors,
+        addable=sum(1 << c for c in np.flatnonzero(addable_C).tolist()),
+        forward=forward,
+        linked=linked,
+        arcs=arcs,
+        arc_of={pair: row for row, pair in enumerate(zip(arcs.source.tolist(), arcs.target.tolist(), strict=True))},
+    )
+
+
+def _donors(fit: SectionFit, members: tuple[int, ...], sign: str, language: str, policy: Policy) -> tuple[Donors, ...]:
+    """The members that may be donated, grouped by what they deny; groups in order of their first member."""
+    groups: dict[guard.Signature, list[int]] = {}
+    for number in members:
+        judgement, _ = guard.judged(fit.section.keys[number], language)
+        if fit.signs[number] == sign and not (policy.guard and guard.unfit(judgement)):
+            groups.setdefault(guard.signature(judgement), []).append(number)
+    return tuple(Donors(signature, tuple(numbers)) for signature, numbers in groups.items())
+
+
+def _opposites(fits: list[SectionFit], donors: list[tuple[Donors, ...]], language: str) -> sparse.csr_array:
+    """0/1 [S, C]: the study asserts, in either section, what the cluster's commonest donors deny."""
+    studies = fits[0].section.studies
+    asserted = [0] * studies
+    for fit in fits:
+        claims = [guard.judged(key, language)[1].asserted for key in fit.section.keys]
+        for study, key in fit.section.pairs.tolist():
+            asserted[study] |= claims[key]
+    clash_C = [max(group, key=lambda d: len(d.members)).signature.clash if group else 0 for group in donors]
+    distinct = {claims: [c for c, clash in enumerate(clash_C) if clash & claims] for claims in set(asserted)}
+    rows = [study for study, claims in enumerate(asserted) for _ in distinct[claims]]
+    columns = [c for claims in asserted for c in distinct[claims]]
+    return sparse.csr_array((np.ones(len(rows), np.int32), (rows, columns)), shape=(studies, len(donors)))

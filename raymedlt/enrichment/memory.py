@@ -1,0 +1,145 @@
+"""Enrichment in memory: reports in, tables out, no Ray and no files. The job does the same shard by shard."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from raymedlt.clustering.model import ClusterModel
+from raymedlt.config import EnrichConfig
+from raymedlt.enrichment.corpus import SECTIONS, distinct, sentences_of, study_ids, training_rows
+from raymedlt.enrichment.knowledge import Knowledge, SectionFit, fit_section, learn
+from raymedlt.enrichment.tables import clusters_table, edges_table, sentences_table
+from raymedlt.enrichment.writing import write_reports
+from raymedlt.errors import InputError
+from raymedlt.schema import REPORTS, conform
+
+Embed = Callable[[Sequence[str]], npt.NDArray[np.float32]]
+
+
+@dataclass(frozen=True)
+class EnrichmentResult:
+    """The tables of interfaces (see raymedlt.schema), the fitted cluster models, and counts."""
+
+    enriched: pa.Table
+    additions: pa.Table
+    refusals: pa.Table
+    sentences: pa.Table
+    clusters: pa.Table
+    edges: pa.Table
+    models: dict[str, ClusterModel]
+    summary: dict[str, Any]
+
+
+def enrich(reports: pa.Table, config: EnrichConfig | None = None) -> EnrichmentResult:
+    """Enrich reports that fit in memory.
+
+    Args:
+        reports: at least the columns report_id and findings or impression; the others of schema.REPORTS are filled in
+            (study_id and patient_id by report_id, split by "train", texts and lists by nothing).
+        config: default `EnrichConfig()`; its `reports`, `output` and job verbs are not looked at.
+
+    Raises:
+        InputError: a column is missing, a report id is given twice, or no report has any text.
+    """
+    config = config or EnrichConfig()
+    reports = complete(reports)
+    knowledge, fits = fit(reports, config, embedder(config))
+    written = write_reports(knowledge, reports, config)
+    return EnrichmentResult(
+        enriched=written.enriched,
+        additions=written.additions,
+        refusals=written.refusals,
+        sentences=sentences_table(fits),
+        clusters=clusters_table(fits),
+        edges=edges_table(knowledge.arcs),
+        models={each.section.name: model_of(each, config) for each in fits},
+        summary=written.summary,
+    )
+
+
+def embedder(config: EnrichConfig) -> Embed:
+    """The configured sentence encoder as a function; loads the model when first called."""
+
+    def embed(sentences: Sequence[str]) -> npt.NDArray[np.float32]:
+        import os
+
+        from raymedlt.embedding.encoder import Encoder, choose_precision
+
+        precision = choose_precision(config.embedding.model, config.embedding.precision).precision
+        encoder = Encoder(config.embedding.model, precision, config.embedding.batch_sentences)
+        return encoder.encode(sentences, threads=config.workers or os.cpu_count() or 1)
+
+    return embed
+
+
+def complete(reports: pa.Table) -> pa.Table:
+    """`reports` with every column of schema.REPORTS.
+
+    Raises:
+        InputError: no column report_id, neither findings nor impression, or a report id twice.
+    """
+    if "report_id" not in reports.column_names or not {"findings", "impression"} & set(reports.column_names):
+        raise InputError(
+            f"a table with the columns {reports.column_names}",
+            "report_id, and findings or impression",
+            "rename the columns of the table",
+        )
+    rows = reports.num_rows
+    defaults: dict[str, Any] = {"split": "train", "language": "en"}
+    for name in REPORTS.names:
+        if name in reports.column_names:
+            continue
+        field = REPORTS.field(name)
+        if name in ("study_id", "patient_id"):
+            column = reports["report_id"]
+        elif pa.types.is_list(field.type):
+            column = pa.array([[]] * rows, field.type)
+        else:
+            column = pa.array([defaults.get(name, "")] * rows, field.type)
+        reports = reports.append_column(name, column)
+    reports = conform(reports, REPORTS, "reports")
+    if len(reports["report_id"].unique()) != rows:
+        raise InputError("a report_id is given twice", "distinct report ids", "drop or rename the duplicates")
+    return reports
+
+
+def fit(reports: pa.Table, config: EnrichConfig, embed: Embed) -> tuple[Knowledge, list[SectionFit]]:
+    """Learn from the training reports of `reports` (schema.REPORTS); findings first, then impression.
+
+    Raises:
+        InputError: the training reports hold no sentence.
+    """
+    rows = training_rows(reports, sentences_of(reports))
+    if rows.num_rows == 0:
+        raise InputError(
+            f"{reports.num_rows} reports without a sentence to learn from",
+            "training reports with findings or impressions",
+            "check the columns and the split of the reports",
+        )
+    studies = study_ids(rows)
+    language = common_language(reports)
+    sections = [distinct(rows, name, studies) for name in SECTIONS]
+    keys = sorted({key for section in sections for key in section.keys})
+    place = {key: number for number, key in enumerate(keys)}
+    vectors = embed(keys)
+    fits = [
+        fit_section(section, vectors[[place[key] for key in section.keys]], config, language) for section in sections
+    ]
+    return learn(fits[0], fits[1], config, language), fits
+
+
+def common_language(reports: pa.Table) -> str:
+    """The commonest language of the reports (the smaller name on ties)."""
+    languages = reports["language"].to_pylist()
+    return min(set(languages), key=lambda name: (-languages.count(name), name)) if languages else "en"
+
+
+def model_of(fit: SectionFit, config: EnrichConfig, vectors: npt.NDArray[np.float32] | None = None) -> ClusterModel:
+    """The cluster model of a section, to be saved or asked about new sentences."""
+    raise NotImplementedError

@@ -1,0 +1,33 @@
+"""What the three policies switch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Policy:
+    """Switches of an enrichment policy.
+
+    skip_noise: reports that hold an unclustered sentence are left alone (the release); otherwise such sentences are
+        left out of F and still read by the guard.
+    guard: refuse donors that contradict or restate the report, and donors unfit for any other report.
+    signs: what may be added.
+    both_ways: members of a valid set are linked in both directions (Figure 4 of the paper; the release tests one).
+    second_chance: noise sentences may join the cluster of their nearest clustered sentence.
+    max_opposite: an arc u -> c is cut when more than this share of u's studies state the opposite of c.
+    """
+
+    skip_noise: bool
+    guard: bool
+    signs: tuple[str, ...]
+    both_ways: bool
+    second_chance: bool
+    max_opposite: float
+
+
+POLICIES = {
+    "paper": Policy(True, False, ("normal", "neutral"), False, False, 1.0),
+    "safe": Policy(False, True, ("normal",), True, True, 1.0),
+    "strict": Policy(False, True, ("normal",), True, True, 0.05),
+}

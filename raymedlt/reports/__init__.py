@@ -1,0 +1,1 @@
+"""Radiology text: readers, sections, sentence splitting, assertion and sign rules."""

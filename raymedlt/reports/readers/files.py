@@ -1,0 +1,92 @@
+"""Input files: what a path means, which content it has, how it is opened."""
+
+from __future__ import annotations
+
+import gzip
+import re
+import zlib
+from collections.abc import Sequence
+from typing import BinaryIO, cast
+
+import pyarrow.fs as pafs
+
+from raymedlt.errors import InputError
+from raymedlt.storage import Storage, content_hash
+
+_CHECK_PATH = "check --reports.path and --reports.format"
+
+
+def locate(path: str, suffixes: Sequence[str] = ()) -> tuple[Storage, tuple[str, ...]]:
+    """The files that `path` (a file, a folder, a glob; local or a URI) means.
+
+    Returns:
+        A storage and the sorted names in it. In a folder only files with one of `suffixes` count. "*" and "?" in a
+        glob stay inside one folder, "**" doesn't; in a URI "?" is no wildcard but begins the query.
+
+    Raises:
+        InputError: nothing there, or nothing that fits.
+    """
+    storage = Storage.of(path)
+    kind = storage.filesystem.get_file_info(storage.path()).type
+    if kind == pafs.FileType.File:
+        if storage.is_local:
+            folder, _, name = storage.location.rpartition("/")
+            return Storage.of(folder or "/"), (name,)
+        address, mark, query = path.partition("?")
+        return Storage.of(address.rpartition("/")[0] + mark + query), (storage.path().rpartition("/")[2],)
+    if kind == pafs.FileType.Directory:
+        names = tuple(name for name in storage.list_files() if name.lower().endswith(tuple(suffixes)))
+        if not names:
+            raise InputError(f"no {' or '.join(suffixes)} file in '{storage.uri}'", "at least one", _CHECK_PATH)
+        return storage, names
+    wildcard = re.search(r"[*[]" if "://" in path else r"[*?[]", path)
+    if wildcard is None:
+        raise InputError(f"no file or folder '{storage.uri}'", "a file, a folder or a glob", _CHECK_PATH)
+    root, _, _ = path[: wildcard.start()].rpartition("/")
+    pattern = _glob_pattern(path[len(root) + 1 if root or path.startswith("/") else 0 :])
+    storage = Storage.of(root or ("/" if path.startswith("/") else "."))
+    names = tuple(name for name in storage.list_files() if pattern.fullmatch(name))
+    if not names:
+        raise InputError(f"no file matches the glob below '{storage.uri}'", "at least one", _CHECK_PATH)
+    return storage, names
+
+
+def _glob_pattern(glob: str) -> re.Pattern[str]:
+    wild = {"**/": "(?:.*/)?", "**": ".*", "*": "[^/]*", "?": "[^/]"}
+    tokens = re.split(r"(\*\*/|\*\*|\*|\?|\[[^\]]+\])", glob)
+    return re.compile("".join(wild.get(t) or (t if re.fullmatch(r"\[[^\]]+\]", t) else re.escape(t)) for t in tokens))
+
+
+def fingerprint(storage: Storage, names: Sequence[str]) -> str:
+    """Hash of (name, size, modification time) of each file: 16 hexadecimal digits. One request per file.
+
+    Raises:
+        InputError: a file is gone.
+    """
+    parts: list[str | int | bytes] = []
+    for name, info in zip(names, storage.filesystem.get_file_info([storage.path(name) for name in names]), strict=True):
+        if info.type != pafs.FileType.File:
+            raise InputError(f"the file '{name}' is gone", "the same files during a run", "run again")
+        parts += [name, info.size, info.mtime_ns or 0]
+    return content_hash(*parts)
+
+
+def open_binary(storage: Storage, name: str) -> BinaryIO:
+    """The file `name` for reading; ".gz" and ".tgz" are unpacked."""
+    raw = storage.open_input(name)
+    return cast(BinaryIO, gzip.GzipFile(fileobj=raw) if name.lower().endswith((".gz", ".tgz")) else raw)
+
+
+def damaged(name: str, error: Exception) -> InputError:
+    """What to raise when a file breaks off or isn't what its name says."""
+    return InputError(
+        f"the file '{name}' can't be read to its end ({type(error).__name__})", "a whole file", "copy or download again"
+    )
+
+
+BROKEN = (OSError, EOFError, zlib.error)
+"""What gzip and disks raise in the middle of a damaged file."""
+
+
+def empty(name: str, what: str = "is empty") -> InputError:
+    return InputError(f"the file '{name}' {what}", "at least one row", "check --reports.path")
