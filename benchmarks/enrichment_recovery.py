@@ -37,13 +37,22 @@ def fold(patient_id: str) -> int:
 def with_unseen(knowledge: Knowledge, findings: SectionFit, held_out: pa.Table, config: EnrichConfig) -> Knowledge:
     """Knowledge that also places the unseen sentences of `held_out`, by the rule of the second chance."""
     rows = sentences_of(held_out)
-    keys = {key for key, section in zip(*(rows[n].to_pylist() for n in ("sentence_key", "section"))) if section == "findings"}
+    keys = {
+        key
+        for key, section in zip(*(rows[n].to_pylist() for n in ("sentence_key", "section")))
+        if section == "findings"
+    }
     unseen = sorted(keys - set(knowledge.label_of))
     embed = remembering(config)
     fitted = embed(sorted(set(findings.section.keys)))
     signs = [guard.judged(key, knowledge.language)[0].sign for key in unseen]
     labels = second_chances(
-        embed(unseen), signs, fitted, findings.clustering.labels, findings.cluster_signs, config.clustering.second_chance
+        embed(unseen),
+        signs,
+        fitted,
+        findings.clustering.labels,
+        findings.cluster_signs,
+        config.clustering.second_chance,
     )
     known = dict(knowledge.label_of) | dict(zip(unseen, labels.tolist(), strict=True))
     return dataclasses.replace(knowledge, label_of=known)

@@ -6,7 +6,7 @@ candidates. Listing stops at a limit, and says so.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 
 def bits(members: int) -> Iterator[int]:
@@ -15,6 +15,11 @@ def bits(members: int) -> Iterator[int]:
         low = members & -members
         yield low.bit_length() - 1
         members ^= low
+
+
+def as_bits(members: Iterable[int]) -> int:
+    """The bit set of some numbers."""
+    return sum(1 << member for member in set(members))
 
 
 def maximal_cliques(neighbours: Sequence[int], vertices: int, limit: int) -> tuple[list[int], bool]:

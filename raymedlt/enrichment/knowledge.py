@@ -16,6 +16,7 @@ from raymedlt.clustering.fit import Clustering, Vectors, cluster
 from raymedlt.clustering.model import medoids, nearest_clustered
 from raymedlt.config import EnrichConfig
 from raymedlt.enrichment import guard
+from raymedlt.enrichment.cliques import as_bits
 from raymedlt.enrichment.corpus import Section
 from raymedlt.enrichment.graph import Arcs, build_arcs, membership
 from raymedlt.enrichment.policy import POLICIES, Policy
@@ -34,6 +35,7 @@ class SectionFit:
     """
 
     section: Section
+    vectors: Vectors  # [K, D]
     clustering: Clustering
     labels: npt.NDArray[np.int32]
     assigned: list[str]
@@ -64,7 +66,7 @@ def fit_section(section: Section, vectors_KD: Vectors, config: EnrichConfig, lan
         )
         assigned[noise[labels[noise] >= 0]] = SECOND_CHANCE
     return SectionFit(
-        section, clustering, labels, list(assigned), signs, cluster_signs, purity, medoids(vectors_KD, core)
+        section, vectors_KD, clustering, labels, list(assigned), signs, cluster_signs, purity, medoids(vectors_KD, core)
     )
 
 
@@ -122,7 +124,7 @@ class Knowledge:
 
     label_of: sentence key -> cluster id (-1: noise). forward[u]: bit set of c with u -> c. linked[c]: bit set of
     clusters that c may stand beside in a valid set. donors[c]: empty for clusters that may not be added.
-    addable: bit set. arc_of: (u, c) -> row of `arcs`.
+    addable: bit set. veto[u]: bit set of c that u speaks against. arc_of: (u, c) -> row of `arcs`.
     """
 
     language: str
@@ -136,6 +138,7 @@ class Knowledge:
     medoids: npt.NDArray[np.int64]
     donors: list[tuple[Donors, ...]]
     addable: int
+    veto: list[int]
     forward: list[int]
     linked: list[int]
     arcs: Arcs
@@ -165,6 +168,9 @@ def learn(findings: SectionFit, impression: SectionFit, config: EnrichConfig, la
     for source, target in zip(arcs.source.tolist(), arcs.target.tolist(), strict=True):
         forward[source] |= 1 << target
         backward[target] |= 1 << source
+    least = 0.0 if policy.all_veto else config.graph.veto_expected
+    could_CC = np.outer(held_C, held_C) >= least * section.studies
+    veto = [as_bits(np.flatnonzero(could_CC[u] & addable_C).tolist()) & ~forward[u] for u in range(clusters)]
     linked = [f & b if policy.both_ways else f | b for f, b in zip(forward, backward, strict=True)]
     return Knowledge(
         language=language,
@@ -177,7 +183,8 @@ def learn(findings: SectionFit, impression: SectionFit, config: EnrichConfig, la
         purity=findings.purity,
         medoids=findings.medoids,
         donors=donors,
-        addable=sum(1 << c for c in np.flatnonzero(addable_C).tolist()),
+        addable=as_bits(np.flatnonzero(addable_C).tolist()),
+        veto=veto,
         forward=forward,
         linked=linked,
         arcs=arcs,

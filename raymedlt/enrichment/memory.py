@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -140,6 +141,21 @@ def common_language(reports: pa.Table) -> str:
     return min(set(languages), key=lambda name: (-languages.count(name), name)) if languages else "en"
 
 
-def model_of(fit: SectionFit, config: EnrichConfig, vectors: npt.NDArray[np.float32] | None = None) -> ClusterModel:
-    """The cluster model of a section, to be saved or asked about new sentences."""
-    raise NotImplementedError
+def model_of(fit: SectionFit, config: EnrichConfig, precision: str = "float32") -> ClusterModel:
+    """The cluster model of a section, to be saved or asked about new sentences (canonical keys, core labels)."""
+    return ClusterModel(
+        keys=fit.section.keys,
+        vectors=fit.vectors,
+        labels=fit.clustering.labels,
+        probabilities=fit.clustering.probabilities,
+        limit=float(np.sqrt(2 - 2 * config.clustering.second_chance)),
+        encoder=config.embedding.model,
+        precision=precision,
+        information={
+            "section": fit.section.name,
+            "signs": fit.cluster_signs,
+            "purity": [round(float(p), 4) for p in fit.purity],
+            "medoids": [fit.section.keys[number] for number in fit.medoids],
+            "certificate": dataclasses.asdict(fit.clustering.certificate),
+        },
+    )

@@ -15,6 +15,8 @@ class Policy:
     signs: what may be added.
     both_ways: members of a valid set are linked in both directions (Figure 4 of the paper; the release tests one).
     second_chance: noise sentences may join the cluster of their nearest clustered sentence.
+    all_veto: every cluster of a report must have an arc to an addition (the paper); otherwise at least one, and
+        no cluster may speak against it (see graph.veto_expected).
     max_opposite: an arc u -> c is cut when more than this share of u's studies state the opposite of c.
     """
 
@@ -23,11 +25,12 @@ class Policy:
     signs: tuple[str, ...]
     both_ways: bool
     second_chance: bool
+    all_veto: bool
     max_opposite: float
 
 
 POLICIES = {
-    "paper": Policy(True, False, ("normal", "neutral"), False, False, 1.0),
-    "safe": Policy(False, True, ("normal",), True, True, 1.0),
-    "strict": Policy(False, True, ("normal",), True, True, 0.05),
+    "paper": Policy(True, False, ("normal", "neutral"), False, False, True, 1.0),
+    "safe": Policy(False, True, ("normal",), True, True, False, 1.0),
+    "strict": Policy(False, True, ("normal",), True, True, True, 0.05),
 }

@@ -16,7 +16,7 @@ import pyarrow as pa
 from raymedlt import __version__
 from raymedlt.config import EnrichConfig
 from raymedlt.enrichment import guard
-from raymedlt.enrichment.cliques import bits, maximal_cliques
+from raymedlt.enrichment.cliques import as_bits, bits, maximal_cliques
 from raymedlt.enrichment.knowledge import Donors, Knowledge
 from raymedlt.reports.sentences import sentence_key, split_sentences
 from raymedlt.schema import ADDITIONS, ENRICHED, REFUSALS, TRAIN
@@ -38,7 +38,7 @@ class Offer:
     @property
     def offered(self) -> int:
         """Bit set of the clusters that passed."""
-        return sum(1 << c for c in self.passing)
+        return as_bits(self.passing)
 
 
 def report_claims(findings_keys: list[str], impression: str, indication: str, language: str) -> guard.Claims:
@@ -67,9 +67,11 @@ def offer(knowledge: Knowledge, findings_keys: list[str], claims: guard.Claims) 
             clusters |= 1 << label
     if not clusters or (noise and knowledge.policy.skip_noise):
         return Offer(clusters, noise, {}, {})
-    valid = knowledge.addable & ~clusters
+    vouched, vetoed = 0, 0
     for u in bits(clusters):
-        valid &= knowledge.forward[u]
+        vouched |= knowledge.forward[u]
+        vetoed |= knowledge.veto[u]
+    valid = vouched & ~vetoed & knowledge.addable & ~clusters
     passing: dict[int, tuple[Donors, ...]] = {}
     refused: dict[int, str] = {}
     for c in bits(valid):

@@ -14,15 +14,18 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
+from typing import Any
 
 from raymedlt.errors import InputError
 
 FINDING, STRUCTURE, ABNORMAL, HEALTHY, PLAIN, FLAG = "finding", "structure", "abnormal", "healthy", "plain", "flag"
 LANGUAGES = ("en", "es")
 
+SIDES = {"side_left": "left", "side_right": "right", "side_both": "bilateral"}  # roles of side words
+
 # Words that only add a property to a phrase which may have a role of its own.
 _PROPERTIES = ("affirm", "weak", FLAG)
-_END = ""  # the key under which a trie node keeps its term
+PHRASE_END = ""  # the key under which a trie node keeps its term
 
 
 @dataclass(slots=True)
@@ -34,13 +37,13 @@ class Term:
     acute_ids: tuple[str, ...] = ()  # structure: what "no acute abnormality" denies
     name: str = ""  # structure or lemma, the keys of `pairs.csv`
     anatomy: str = ""
+    within: str = ""  # structure: the anatomy that it is a part of ("lung" for a lobe)
     flags: frozenset[str] = frozenset()
     affirm: bool = False  # after "no x," or "no x and" it opens a new, affirmed statement ("mild", "stable", "left")
     weak: bool = False  # says nothing when affirmed ("these findings")
 
 
-# A node maps the next token to the next node; under _END it holds a Term.
-Trie = dict[str, "Trie | Term"]
+Trie = dict[str, Any]  # the next token's node; under PHRASE_END the Term of a phrase that ends here
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +52,7 @@ class Vocabulary:
 
     trie: Trie
     pairs: dict[tuple[str, str], str]  # (structure, lemma of an abnormal word) -> finding
+    sides: dict[str, str]  # side words that may stand inside a phrase: "left" -> "left", "both" -> "bilateral"
     terms: int
 
 
@@ -62,8 +66,8 @@ class Ontology:
 
 
 def _rows(*parts: str) -> list[dict[str, str]]:
-    with files("raymedlt.reports").joinpath("rules", *parts).open(encoding="utf-8", newline="") as handle:
-        return list(csv.DictReader(handle))
+    text = files("raymedlt.reports").joinpath("rules", *parts).read_text(encoding="utf-8")
+    return list(csv.DictReader(text.splitlines()))
 
 
 @cache
@@ -162,6 +166,7 @@ def vocabulary(language: str) -> Vocabulary:
             held.acute_ids,
             held.name,
             held.anatomy,
+            held.within,
             held.flags | term.flags,
             held.affirm or term.affirm,
             held.weak or term.weak,
@@ -170,12 +175,11 @@ def vocabulary(language: str) -> Vocabulary:
     for tokens, term in phrases.items():
         node = trie
         for token in tokens:
-            step = node.setdefault(token, {})
-            assert isinstance(step, dict)
-            node = step
-        node[_END] = term
+            node = node.setdefault(token, {})
+        node[PHRASE_END] = term
     pairs = {(row["structure"], row["lemma"]): row["finding"] for row in _rows(language, "pairs.csv")}
-    return Vocabulary(trie, pairs, len(phrases))
+    sides = {tokens[0]: SIDES[term.role] for tokens, term in phrases.items() if term.role in SIDES and len(tokens) == 1}
+    return Vocabulary(trie, pairs, sides, len(phrases))
 
 
 def _add(phrases: dict[tuple[str, ...], Term], tokens: tuple[str, ...], term: Term) -> None:
@@ -195,7 +199,8 @@ def _terms(language: str) -> Iterator[tuple[tuple[str, ...], Term, bool]]:
         yield from _each(row, Term(FINDING, (row["finding"],), anatomy=row["anatomy"]), plural=True)
     for row in _rows(language, "structures.csv"):
         ids, acute = tuple(row["normal"].split()), tuple(row["acute"].split())
-        term = Term(STRUCTURE, ids, acute, row["structure"], row["anatomy"], frozenset(row["flags"].split()))
+        flags = frozenset(row["flags"].split())
+        term = Term(STRUCTURE, ids, acute, row["structure"], row["anatomy"], row["within"], flags)
         yield from _each(row, term, plural=True)
     for row in _rows(language, "abnormal.csv"):
         yield from _each(row, Term(ABNORMAL, (row["alone"],), name=row["lemma"]), plural=False)

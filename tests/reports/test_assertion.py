@@ -54,6 +54,10 @@ NORMAL = [
     "The lungs are clear without infiltrate or effusion.",
     "Clear lungs, with no pleural effusion.",
     "Normal heart size, mediastinal contours and pulmonary vasculature.",
+    "The aortic valve is normal.",
+    "There does not appear to be an effusion.",
+    "No acute, displaced rib fracture.",
+    "No cardiac, pulmonary or pleural disease.",
 ]
 
 ABNORMAL = [
@@ -120,6 +124,11 @@ ABNORMAL = [
     "Mild XXXX at the base.",
     "Pleural effusion?",
     "The heart is large.",
+    "Without a prior study, the age of the fracture is unknown.",
+    "The opacity has nearly resolved.",
+    "Opacity may be due to atelectasis.",
+    "Trace effusion, if any.",
+    "Doubt pneumonia.",
 ]
 
 MIXED = [
@@ -145,6 +154,9 @@ MIXED = [
     "No effusion; right rib fracture.",
     "Lungs are clear (old rib fracture).",
     "No focal consolidation with low lung volumes.",
+    "Heart size is within normal limits but increased.",
+    "No pneumothorax small effusion.",
+    "The left costophrenic angle is blunted, the right is sharp.",
 ]
 
 NEUTRAL = [
@@ -260,9 +272,21 @@ def test_spans_point_at_the_term() -> None:
     assert spans == ["Pleural Effusion", "air-space disease"]
 
 
-def test_anatomy() -> None:
-    (mention,) = judge("Spine with osteophytes").mentions
-    assert (mention.finding, mention.anatomy) == ("degenerative_change", "bone")
+@pytest.mark.parametrize(
+    ("sentence", "anatomy"),
+    [
+        ("Osteophytes of the thoracic spine", "spine"),
+        ("Opacity in the right lower lobe", "lower_lobe"),
+        ("Opacity", "lung"),
+        ("Effusion at the left base", "pleura"),
+        ("The heart is enlarged", "heart"),
+        ("The hila are abnormal", "hilum"),
+        ("The ribs are normal", "rib"),
+    ],
+)
+def test_anatomy(sentence: str, anatomy: str) -> None:
+    (mention,) = judge(sentence).mentions
+    assert mention.anatomy == anatomy
 
 
 @pytest.mark.parametrize(
@@ -355,7 +379,7 @@ def test_spanish_is_neutral_until_it_has_rules() -> None:
 
 
 def test_an_unknown_language_is_refused() -> None:
-    with pytest.raises(InputError, match="no assertion rules for the language 'xx'.*en, es"):
+    with pytest.raises(InputError, match=r"no assertion rules for the language 'xx'.*en, es"):
         judge("x", language="xx")
 
 

@@ -1,0 +1,33 @@
+"""Enrichment: add to each report the normal statements that it leaves out and that its own findings vouch for.
+
+corpus.py        reports to distinct sentences
+knowledge.py     clusters, signs, donors, arcs: what is learnt from the training reports
+graph.py         co-occurrence and its evidence
+cliques.py       maximal valid sets
+guard.py         no contradiction, no repetition
+writing.py       additions with provenance
+policy.py        paper, safe, strict
+tables.py        knowledge as tables
+memory.py        all of it in memory
+distributed.py   all of it as a Ray job, shard by shard
+page.py          the run report
+
+Source: SemEnrich (arXiv 2604.09887); where raymedlt differs, the module says so.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from raymedlt.enrichment.memory import EnrichmentResult, enrich
+
+__all__ = ["EnrichmentResult", "enrich"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in __all__:
+        from raymedlt.enrichment import memory
+
+        return getattr(memory, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
