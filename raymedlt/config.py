@@ -18,7 +18,7 @@ from typing import Any, Literal, TypeVar, cast
 
 from raymedlt.errors import ConfigError
 
-NOT_HASHED = ("output", "workers", "describe", "restart", "max_rejected", "embedding.actors_from")
+NOT_HASHED = ("output", "workers", "describe", "restart", "max_rejected", "ray_from")
 
 SWITCHES = ("--describe", "--restart")  # may stand alone on the command line
 
@@ -56,8 +56,6 @@ class EmbeddingConfig:
     """Sentences computed together (of similar length). What is computed together follows from this number alone."""
     shard_sentences: int = 2048
     """Distinct sentences per shard: the unit that is written, resumed and retried."""
-    actors_from: int = 50_000
-    """At least this many sentences to embed: use a pool of Ray actors; below, threads of this process (no start-up)."""
 
     def __post_init__(self) -> None:
         _require(self.batch_sentences > 0, "embedding.batch_sentences", self.batch_sentences, "at least 1")
@@ -160,6 +158,9 @@ class EnrichConfig:
     """Folder or URI (s3://, gs://, abfs://) that receives tables, model and page. The same command again resumes."""
     workers: int | None = None
     """Processes or threads that work side by side. Default: one per CPU. Results do not depend on it."""
+    ray_from: int = 50_000
+    """From this many distinct sentences on, Ray's worker processes do the work; below, threads of this process, which
+    saves Ray's start-up. Inside a Ray job or with RAY_ADDRESS set, and with 0, it is always Ray."""
     describe: bool = False
     """Print what would be done (stages, rows, resources, paths) and run nothing."""
     restart: bool = False

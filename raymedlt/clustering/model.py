@@ -1,11 +1,13 @@
 """A fitted cluster model: which cluster does a new sentence belong to?
 
 Folder layout: model.json (parameters, encoder, limit), sentences.parquet (one row per fitted sentence, canonical
-order), arrays.safetensors (vectors float32 [N, D], labels int32 [N], probabilities float32 [N]).
+order), arrays.safetensors (vectors float32 [N, D], labels int32 [N], probabilities float32 [N], exemplar uint8 [N],
+persistence float32 [C]).
 """
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -18,7 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from raymedlt.clustering.faiss_import import faiss
-from raymedlt.clustering.fit import Vectors, check_vectors
+from raymedlt.clustering.fit import Certificate, Clustering, Vectors, check_vectors
 from raymedlt.errors import InputError
 
 FORMAT_VERSION = 1
@@ -53,15 +55,14 @@ def medoids(vectors_ND: Vectors, labels_N: npt.NDArray[np.int32]) -> npt.NDArray
 class ClusterModel:
     """Sentences, their vectors and clusters, and the farthest a new sentence may be from its nearest clustered one.
 
-    keys: N sentence keys in canonical (sorted) order. vectors: float32 [N, D]. labels: int32 [N], -1 is noise.
+    keys: N sentence keys in canonical (sorted) order. vectors: float32 [N, D]. clustering: of these vectors.
     limit: Euclidean distance of unit vectors; cosine c is sqrt(2 - 2c).
     encoder: name or folder of the sentence encoder (None: the packaged one) and its precision.
     """
 
     keys: list[str]
     vectors: Vectors
-    labels: npt.NDArray[np.int32]
-    probabilities: npt.NDArray[np.float32]
+    clustering: Clustering
     limit: float
     encoder: str | None = None
     precision: str = "float32"
@@ -69,9 +70,14 @@ class ClusterModel:
     _loaded: Any = field(default=None, repr=False, compare=False)
 
     @property
+    def labels(self) -> npt.NDArray[np.int32]:
+        """int32 [N], -1 is noise."""
+        return self.clustering.labels
+
+    @property
     def clusters(self) -> int:
         """Number of clusters."""
-        return int(self.labels.max(initial=-1)) + 1
+        return self.clustering.certificate.clusters
 
     def assign(
         self, sentences_or_vectors: Sequence[str] | npt.NDArray[np.floating]
@@ -115,7 +121,16 @@ class ClusterModel:
 
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        arrays = {"vectors": self.vectors, "labels": self.labels, "probabilities": self.probabilities}
+        exemplar = np.zeros(len(self.keys), np.uint8)
+        for members in self.clustering.exemplars:
+            exemplar[members] = 1
+        arrays = {
+            "vectors": self.vectors,
+            "labels": self.labels,
+            "probabilities": self.clustering.probabilities,
+            "persistence": self.clustering.persistence,
+            "exemplar": exemplar,
+        }
         save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, folder / "arrays.safetensors")
         table = pa.table({"sentence_key": self.keys, "cluster_id": self.labels})
         pq.write_table(table, folder / "sentences.parquet", compression="zstd")
@@ -124,6 +139,7 @@ class ClusterModel:
             "limit": self.limit,
             "encoder": self.encoder,
             "precision": self.precision,
+            "certificate": dataclasses.asdict(self.clustering.certificate),
             "information": self.information,
         }
         (folder / "model.json").write_text(json.dumps(description, indent=1, sort_keys=True))
@@ -148,11 +164,20 @@ class ClusterModel:
                 f"the model has format {description['format']}", f"format {FORMAT_VERSION}", "fit it again"
             )
         arrays = load_file(folder / "arrays.safetensors")
+        labels, exemplar = arrays["labels"], arrays["exemplar"].astype(bool)
+        certificate = Certificate(**description["certificate"])
+        clustering = Clustering(
+            labels,
+            arrays["probabilities"],
+            arrays["persistence"],
+            [np.flatnonzero(exemplar & (labels == c)) for c in range(certificate.clusters)],
+            None,
+            certificate,
+        )
         return cls(
             keys=pq.read_table(folder / "sentences.parquet")["sentence_key"].to_pylist(),
             vectors=arrays["vectors"],
-            labels=arrays["labels"],
-            probabilities=arrays["probabilities"],
+            clustering=clustering,
             limit=float(description["limit"]),
             encoder=description["encoder"],
             precision=description["precision"],

@@ -1,7 +1,7 @@
 """What is learnt from the training reports: clusters with their signs, donors with their denials, arcs with evidence.
 
-`fit_section` judges and clusters one section; `learn` builds the co-occurrence graph of the findings. Both are pure:
-vectors in, knowledge out. `Knowledge` is small (sentences, labels, bit sets) and goes to every writer.
+`cluster_section` and `judge_section` take one section; `learn` builds the co-occurrence graph of the findings.
+All are pure: vectors in, knowledge out. `Knowledge` is small (sentences, labels, bit sets) and goes to every writer.
 """
 
 from __future__ import annotations
@@ -45,10 +45,15 @@ class SectionFit:
     medoids: npt.NDArray[np.int64]
 
 
-def fit_section(section: Section, vectors_KD: Vectors, config: EnrichConfig, language: str) -> SectionFit:
-    """Cluster distinct sentences, judge each, let clusters vote on their sign, offer noise a second chance."""
-    seed = keyed_seed(config.seed, "clustering", section.name)
-    clustering = cluster(vectors_KD, config.clustering, seed)
+def cluster_section(section: Section, vectors_KD: Vectors, config: EnrichConfig) -> Clustering:
+    """Cluster a section's distinct sentences, vectors in the order of its keys."""
+    return cluster(vectors_KD, config.clustering, keyed_seed(config.seed, "clustering", section.name))
+
+
+def judge_section(
+    section: Section, vectors_KD: Vectors, clustering: Clustering, config: EnrichConfig, language: str
+) -> SectionFit:
+    """Judge each sentence, let clusters vote on their sign, offer noise a second chance."""
     core = clustering.labels
     signs = [guard.judged(key, language)[0].sign for key in section.keys]
     clusters = int(core.max(initial=-1)) + 1

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +13,7 @@ import pyarrow as pa
 from raymedlt.clustering.model import ClusterModel
 from raymedlt.config import EnrichConfig
 from raymedlt.enrichment.corpus import SECTIONS, distinct, sentences_of, study_ids, training_rows
-from raymedlt.enrichment.knowledge import Knowledge, SectionFit, fit_section, learn
+from raymedlt.enrichment.knowledge import Knowledge, SectionFit, cluster_section, judge_section, learn
 from raymedlt.enrichment.tables import clusters_table, edges_table, sentences_table
 from raymedlt.enrichment.writing import write_reports
 from raymedlt.errors import InputError
@@ -129,9 +128,10 @@ def fit(reports: pa.Table, config: EnrichConfig, embed: Embed) -> tuple[Knowledg
     keys = sorted({key for section in sections for key in section.keys})
     place = {key: number for number, key in enumerate(keys)}
     vectors = embed(keys)
-    fits = [
-        fit_section(section, vectors[[place[key] for key in section.keys]], config, language) for section in sections
-    ]
+    fits = []
+    for section in sections:
+        own = vectors[[place[key] for key in section.keys]]
+        fits.append(judge_section(section, own, cluster_section(section, own, config), config, language))
     return learn(fits[0], fits[1], config, language), fits
 
 
@@ -146,8 +146,7 @@ def model_of(fit: SectionFit, config: EnrichConfig, precision: str = "float32") 
     return ClusterModel(
         keys=fit.section.keys,
         vectors=fit.vectors,
-        labels=fit.clustering.labels,
-        probabilities=fit.clustering.probabilities,
+        clustering=fit.clustering,
         limit=float(np.sqrt(2 - 2 * config.clustering.second_chance)),
         encoder=config.embedding.model,
         precision=precision,
@@ -156,6 +155,5 @@ def model_of(fit: SectionFit, config: EnrichConfig, precision: str = "float32") 
             "signs": fit.cluster_signs,
             "purity": [round(float(p), 4) for p in fit.purity],
             "medoids": [fit.section.keys[number] for number in fit.medoids],
-            "certificate": dataclasses.asdict(fit.clustering.certificate),
         },
     )

@@ -25,6 +25,7 @@ _CHEST = "chest_abnormality"
 _CHUNK_ENDS = frozenset({"comma", "and", "break", "stop", "with", "question", "except"})
 _CLAUSE_ENDS = frozenset({"break", "stop", "with", "question", "except"})
 _IN_A_LIST = frozenset({FINDING, STRUCTURE, PLAIN, "comma", "and", "or", "unknown", "placeholder", *SIDES})
+_SKIPPED = frozenset({PLAIN, "unknown", "placeholder", *SIDES})
 _VERBS = frozenset({"be", "seen", "show", "present"})
 
 
@@ -48,13 +49,13 @@ class Scope:
         self.assertion = PRESENT
         self.closed = False  # a verb ended the list of denials: "no effusion is seen ..."
         self.opened_at = 0  # where the current assertion began
-        self.clause_at = 0
         self.chunk = 0
         self.clause_chunk = 0  # first chunk of the clause
         self.joined_by = ""  # "comma" or "and", what the current chunk began with
         self.not_until = -1
         self.past_chunk = -1
         self.acute_at = -1
+        self.place_at = -1  # "at", "over": the structure that follows is a place, not a subject
         self.prenominal = False  # "normal heart size and ...": structures that follow are normal
         self.normality = False  # a statement of normality that names nothing
         self.cues: set[str] = set()
@@ -69,6 +70,7 @@ class Scope:
             handler = _HANDLERS.get(item.term.role)
             if handler is not None:
                 handler(self, index, item)
+        self.end_on_not(len(self.items))
 
     def scope(self) -> str:
         return PRESENT if self.closed else self.assertion
@@ -108,7 +110,9 @@ class Scope:
             self.state_normal(item)
             return
         last = self.claims[-1] if self.claims else None
-        item.pending = last is None or last.item.chunk != self.chunk or last.kind == STRUCTURE
+        place = self.place_at >= 0 and self.role_after(self.place_at) == STRUCTURE
+        self.place_at = -1
+        item.pending = not place and (last is None or last.item.chunk != self.chunk or last.kind == STRUCTURE)
 
     def state_normal(self, item: Item) -> None:
         item.pending = False
@@ -146,7 +150,7 @@ class Scope:
             role = item.term.role
             if role == STRUCTURE:
                 return True
-            if role not in {PLAIN, "placeholder", "side_left", "side_right", "side_both", "unknown"}:
+            if role not in _SKIPPED:
                 return False
         return False
 
@@ -181,7 +185,8 @@ class Scope:
         if finding:
             found: tuple[str, ...] = (finding,)
         else:
-            found = target.term.ids[-1:] if assertion != ABSENT else item.term.ids
+            general = assertion == ABSENT or item.term.ids[0] != UNSPECIFIED
+            found = item.term.ids if general else target.term.ids[-1:]
         for each in found:
             self.claim(each, assertion, item, ABNORMAL if each == UNSPECIFIED else FINDING, target)
         for structure in self.structures:
@@ -234,7 +239,7 @@ class Scope:
     def role_after(self, index: int) -> str:
         """The role of the next phrase that means something."""
         roles = (item.term.role for item in self.items[index + 1 :])
-        return next((role for role in roles if role not in {PLAIN, "unknown", "placeholder"}), "")
+        return next((role for role in roles if role not in _SKIPPED), "")
 
     # what opens, turns and closes
 
@@ -302,8 +307,8 @@ class Scope:
 
     def gone(self, index: int, item: Item) -> None:
         self.cues.add("gone")
-        said = [claim for claim in self.claims if claim.item.chunk == self.chunk and claim.kind == FINDING]
-        if said:
+        said = [claim for claim in self.just_said() if claim.kind == FINDING]
+        if any(claim.item.chunk == self.chunk for claim in said):
             for claim in said:
                 claim.assertion = ABSENT
                 claim.kind = GONE
@@ -334,6 +339,9 @@ class Scope:
 
     def past(self, index: int, item: Item) -> None:
         self.past_chunk = self.chunk
+
+    def place(self, index: int, item: Item) -> None:
+        self.place_at = index
 
     def acute(self, index: int, item: Item) -> None:
         self.acute_at = index
@@ -374,10 +382,21 @@ class Scope:
 
     def separator(self, index: int, item: Item) -> None:
         """A comma or "and": the next part of a list, or a new statement."""
+        self.drop_unread_subjects(index)
         self.chunk += 1
         self.joined_by = item.term.role
         if self.assertion == ABSENT and not self.list_goes_on(index):
             self.open(index, PRESENT)
+
+    def drop_unread_subjects(self, index: int) -> None:
+        """ "The heart is stable, the lungs are clear": the second predicate says nothing about the first subject."""
+        waiting = [structure for structure in self.structures if structure.pending and structure.chunk == self.chunk]
+        if not waiting or self.role_after(index) != STRUCTURE:
+            return
+        roles = {item.term.role for item in self.items[:index] if item.chunk == self.chunk}
+        if "persist" in roles or ("be" in roles and roles & {"unknown", "placeholder"}):
+            for structure in waiting:
+                structure.pending = False
 
     def list_goes_on(self, index: int) -> bool:
         """Whether the denial that holds before this comma or "and" holds behind it."""
@@ -419,7 +438,15 @@ class Scope:
         said_generic = bool(self.claims) and self.claims[-1].kind == GENERIC
         return later_or or not said_generic or "generic" in roles or not roles & {FINDING}
 
+    def end_on_not(self, index: int) -> None:
+        """ "The left lung is clear, the right is not." """
+        if self.not_until >= 0:
+            at = self.not_until - _REACH_OF_NOT
+            if all(item.term.role in SIDES for item in self.items[at + 1 : index]):
+                self.claim(UNSPECIFIED, PRESENT, self.items[at], ABNORMAL)
+
     def end_clause(self, index: int, item: Item) -> None:
+        self.end_on_not(index)
         self.chunk += 1
         self.clause_chunk = self.chunk
         self.open(index, PRESENT)
@@ -474,6 +501,7 @@ _HANDLERS: dict[str, Callable[[Scope, int, Item], None]] = {
     "not": Scope.negate,
     "past": Scope.past,
     "acute": Scope.acute,
+    "place": Scope.place,
     "or": Scope.alternative,
     "seen": Scope.seen,
     "present": Scope.seen,

@@ -58,6 +58,7 @@ NORMAL = [
     "There does not appear to be an effusion.",
     "No acute, displaced rib fracture.",
     "No cardiac, pulmonary or pleural disease.",
+    "Heart is stable, lungs are clear.",
 ]
 
 ABNORMAL = [
@@ -146,6 +147,8 @@ MIXED = [
     "Band of scar at the right base, lungs otherwise clear.",
     "Heart size is enlarged, pulmonary vascularity within normal limits.",
     "Hyperinflated but clear lungs.",
+    "Left lung is clear, right is not.",
+    "A shadow at the left base, heart normal.",
     "Atelectasis rather than pneumonia.",
     "Normal heart size with a tortuous aorta.",
     "Cardiomegaly without edema.",
@@ -212,6 +215,11 @@ def claims(sentence: str) -> set[tuple[str, str, str]]:
     ("sentence", "expected"),
     [
         ("The lungs are clear", {("lung_abnormality", "absent", "")}),
+        ("Heart is stable, lungs are clear", {("lung_abnormality", "absent", "")}),
+        ("Heart is XXXX and the lungs are clear", {("lung_abnormality", "absent", "")}),
+        ("Heart size is stable and normal", {("cardiomegaly", "absent", "")}),
+        ("No acute pleural abnormality", {("pleural_abnormality", "absent", "")}),
+        ("No left effusion", {("pleural_effusion", "absent", "left")}),
         ("Left lung clear", {("lung_abnormality", "absent", "left")}),
         ("Heart size is normal", {("cardiomegaly", "absent", "")}),
         (
@@ -245,8 +253,19 @@ def claims(sentence: str) -> set[tuple[str, str, str]]:
         ("Prior granulomatous disease", {("granulomatous_disease", "historical", "")}),
         ("No new effusion", {("pleural_effusion", "uncertain", "")}),
         ("The effusion has resolved", {("pleural_effusion", "absent", "")}),
+        ("Edema and effusion have resolved", {("pulmonary_edema", "absent", ""), ("pleural_effusion", "absent", "")}),
         ("Pneumonia is unlikely", {("pneumonia", "uncertain", "")}),
         ("The cardiac contour is deformed", {("bone_deformity", "present", "")}),
+        ("The aorta is calcified", {("aortic_calcification", "present", "")}),
+        ("A nodule that is calcified", {("nodule", "present", ""), ("calcification", "present", "")}),
+        (
+            "The heart is normal, lungs clear",
+            {
+                ("cardiomegaly", "absent", ""),
+                ("cardiac_silhouette_abnormality", "absent", ""),
+                ("lung_abnormality", "absent", ""),
+            },
+        ),
         ("Abnormal", {("unspecified_abnormality", "present", "")}),
         ("No findings of edema", {("pulmonary_edema", "absent", "")}),
         ("Atelectasis/scarring", {("atelectasis", "present", ""), ("scar", "present", "")}),

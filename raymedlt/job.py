@@ -1,0 +1,45 @@
+"""What every job script shares: read the configuration, run, say where the page is, and end with the right code.
+
+Exit codes: 0 done; 2 unusable arguments or input; 143 stopped by SIGTERM, to be resumed; 1 anything else.
+The last line on standard output is the path of the run's page.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from raymedlt.config import parse
+from raymedlt.errors import RaymedltError
+
+T = TypeVar("T")
+
+
+def main(
+    config_class: type[T],
+    program: str,
+    describe: Callable[[T], str],
+    run: Callable[[T], str],
+    arguments: list[str] | None = None,
+) -> int:
+    """Run a job and return its exit code.
+
+    Args:
+        describe: what `--describe` prints; runs nothing.
+        run: does the work and returns the path or URI of the page.
+    """
+    from raymedlt.runtime import graceful_stop
+
+    try:
+        config: Any = parse(config_class, arguments, program)
+        if config.describe:
+            print(describe(config))
+            return 0
+        with graceful_stop():
+            page = run(config)
+    except RaymedltError as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        return error.exit_code
+    print(page)
+    return 0

@@ -1,0 +1,10 @@
+"""The page that every job leaves behind: one HTML file that needs no network.
+
+page.py             what a page is made of, and `render`
+figures.py          plotly figures as plain dictionaries, coloured by the page's own palette
+template.html.j2    the page; blocks.html.j2: one macro per kind of block
+style.css           light, dark, narrow and printed
+script.js.j2        drawing, switches, sorting and filtering
+
+Import from the modules: this file stays empty, so that nothing heavy is loaded by accident.
+"""
