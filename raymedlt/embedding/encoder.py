@@ -10,6 +10,7 @@ This module knows nothing of Ray.
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -125,6 +126,9 @@ class Encoder:
     ) -> None:
         import torch
         from transformers import AutoModel, AutoTokenizer
+        from transformers.utils import logging
+
+        logging.disable_progress_bar()
 
         self._torch = torch
         folder = packaged_model() if model is None else Path(model)
@@ -213,6 +217,14 @@ class Encoder:
         return result
 
 
+@functools.lru_cache(maxsize=1)
+def load_encoder(
+    model: str | None = None, precision: Precision = "float32", batch_sentences: int = 64, device: str = "cpu"
+) -> Encoder:
+    """An `Encoder`, kept for the next call with the same arguments (one per process)."""
+    return Encoder(model, precision, batch_sentences, device)
+
+
 @dataclass(frozen=True)
 class PrecisionChoice:
     """Which precision a run uses, and why; written into the run report."""
@@ -231,7 +243,10 @@ def processor_has_bfloat16() -> bool:
 
 
 def choose_precision(
-    model: str | None, wanted: Literal["auto", "float32", "bfloat16"], sample: Iterable[str] = ()
+    model: str | None,
+    wanted: Literal["auto", "float32", "bfloat16"],
+    sample: Iterable[str] = (),
+    batch_sentences: int = 64,
 ) -> PrecisionChoice:
     """Settle the precision of a run: bfloat16 only where it is fast and agrees with float32 on a sample.
 
@@ -244,7 +259,7 @@ def choose_precision(
         return PrecisionChoice("float32", 1.0, "the processor has no bfloat16 matrix unit")
     probe = sorted({*PROBE_SENTENCES, *sample})
     exact_ND = Encoder(model, "float32").encode(probe)
-    reduced_ND = Encoder(model, "bfloat16").encode(probe)
+    reduced_ND = load_encoder(model, "bfloat16", batch_sentences, "cpu").encode(probe)
     agreement = float((exact_ND * reduced_ND).sum(1).min())
     if agreement >= MIN_AGREEMENT:
         return PrecisionChoice(

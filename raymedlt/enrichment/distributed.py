@@ -236,8 +236,9 @@ class _Run:
         known = self.ledger.done("precision", "choice")
         if known is None:
             sample = keys[:: max(1, len(keys) // 100)]
+            embedding = self.config.embedding
             with self.progress.stage("load encoder"):
-                choice = choose_precision(self.config.embedding.model, self.config.embedding.precision, sample)
+                choice = choose_precision(embedding.model, embedding.precision, sample, embedding.batch_sentences)
             known = dataclasses.asdict(choice)
             self.ledger.commit("precision", "choice", [], known)
         return PrecisionChoice(**known)

@@ -131,5 +131,6 @@ def unfit(judgement: Judgement) -> str | None:
     if not any(mention.assertion == "absent" for mention in judgement.mentions):
         return "unfit:says_nothing"
     if any(_side(mention.side) for mention in judgement.mentions):
-        return "unfit:one_sided"  # "the left lung is clear" tells of a right one that isn't, and nothing vouches for a side
+        # "The left lung is clear" tells of a right one that isn't, and nothing vouches for a side.
+        return "unfit:one_sided"
     return None

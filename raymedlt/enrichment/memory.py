@@ -69,10 +69,11 @@ def embedder(config: EnrichConfig) -> Embed:
     def embed(sentences: Sequence[str]) -> npt.NDArray[np.float32]:
         import os
 
-        from raymedlt.embedding.encoder import Encoder, choose_precision
+        from raymedlt.embedding.encoder import choose_precision, load_encoder
 
-        precision = choose_precision(config.embedding.model, config.embedding.precision).precision
-        encoder = Encoder(config.embedding.model, precision, config.embedding.batch_sentences)
+        model, batch = config.embedding.model, config.embedding.batch_sentences
+        precision = choose_precision(model, config.embedding.precision, batch_sentences=batch).precision
+        encoder = load_encoder(model, precision, batch, "cpu")
         return encoder.encode(sentences, threads=config.workers or os.cpu_count() or 1)
 
     return embed

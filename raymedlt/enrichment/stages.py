@@ -8,7 +8,6 @@ Every object here is picklable, does one shard when called with its name, commit
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, cast
@@ -20,7 +19,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from raymedlt.config import EnrichConfig
-from raymedlt.embedding.encoder import Encoder, Precision
+from raymedlt.embedding.encoder import Precision, load_encoder
 from raymedlt.enrichment.corpus import sentences_of
 from raymedlt.enrichment.knowledge import Knowledge
 from raymedlt.enrichment.writing import write_reports
@@ -135,17 +134,12 @@ class EmbedShard:
     def __call__(self, shard: str) -> dict[str, Any]:
         storage = self.handle.storage
         keys = storage.read_table(f"_work/keys/{shard}.parquet")["sentence_key"].to_pylist()
-        encoder = _encoder(self.model, self.precision, self.batch_sentences, self.device)
+        encoder = load_encoder(self.model, self.precision, self.batch_sentences, self.device)
         vectors = encoder.encode(keys, self.threads)
         entry = storage.write_table(f"_work/vectors/{shard}.parquet", vectors_table(vectors))
         summary = {"sentences": len(keys)}
         self.handle.commit(EMBED, shard, [entry], summary)
         return summary
-
-
-@functools.lru_cache(maxsize=1)
-def _encoder(model: str | None, precision: Precision, batch_sentences: int, device: str) -> Encoder:
-    return Encoder(model, precision, batch_sentences, device)
 
 
 def vectors_table(vectors_ND: npt.NDArray[np.float32]) -> pa.Table:

@@ -24,9 +24,7 @@ def label(text: object, width: int = 0, longest: int = 0) -> str:
     if longest:
         words = shortened(words, longest)
     lines = textwrap.wrap(words, width) if width else [words]
-    return "<br>".join(
-        line.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;") for line in lines
-    )
+    return "<br>".join(line.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;") for line in lines)
 
 
 def shortened(text: str, longest: int) -> str:
@@ -106,7 +104,8 @@ def bars(
                 "text": [f"{value:,.{digits}f}" for value in values],
                 "textposition": "outside",
                 "cliponaxis": False,
-                "hovertext": list(hover) or [f"{name}: {v:,.{digits}f} {unit}" for name, v in zip(shown, values, strict=True)],
+                "hovertext": list(hover)
+                or [f"{name}: {v:,.{digits}f} {unit}" for name, v in zip(shown, values, strict=True)],
                 "hoverinfo": "text",
             }
         ],
