@@ -2,9 +2,9 @@
 
     python benchmarks/enrichment_contradiction.py [any key of jobs/enrich.py]
 
-An offer is a cluster that may be added to a report; the sentence judged is a donor drawn as the job draws it. Beside the
-guarded offers: the same offers without the guard, and the human floor, the reports' own normal sentences under the same
-judge. The judge (mesh_judge.py) never sees raymedlt's assertion engine, and enrichment never sees the codes.
+An offer is a cluster that may be added to a report; the sentence judged is a donor drawn as the job draws it. Beside
+the guarded offers: the same offers without the guard, and the human floor, the reports' own normal sentences under the
+same judge. The judge (mesh_judge.py) never sees raymedlt's assertion engine, and enrichment never sees the codes.
 """
 
 from __future__ import annotations

@@ -16,6 +16,7 @@ import sys
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from common import openi_reports, remembering, report, share
 
 from raymedlt.config import EnrichConfig, parse
@@ -37,11 +38,7 @@ def fold(patient_id: str) -> int:
 def with_unseen(knowledge: Knowledge, findings: SectionFit, held_out: pa.Table, config: EnrichConfig) -> Knowledge:
     """Knowledge that also places the unseen sentences of `held_out`, by the rule of the second chance."""
     rows = sentences_of(held_out)
-    keys = {
-        key
-        for key, section in zip(*(rows[n].to_pylist() for n in ("sentence_key", "section")))
-        if section == "findings"
-    }
+    keys = set(rows.filter(pc.equal(rows["section"], "findings"))["sentence_key"].to_pylist())
     unseen = sorted(keys - set(knowledge.label_of))
     embed = remembering(config)
     fitted = embed(sorted(set(findings.section.keys)))

@@ -22,6 +22,8 @@ Ids = npt.NDArray[np.int64]
 
 _PAIRS_AT_A_TIME = 200_000  # float64 rows of pair_distances: 0.6 GB at 384 dimensions
 
+_CELLS_AT_A_TIME = 8_000_000  # float64 cells of the distance block of a second search: 64 MB
+
 
 class Neighbours(NamedTuple):
     """Exact nearest neighbours of every point, the point itself left out.
@@ -57,7 +59,9 @@ def rounding_of_squares(vectors_ND: Vectors) -> float:
 def exact_neighbours(vectors_ND: Vectors, k: int) -> Neighbours:
     """The k nearest other points of every point, by exhaustive search.
 
-    O(N^2 D) time, O(N k) memory. k is cut to N - 1. Faiss threads are whatever the process allows.
+    A point whose k-th neighbour float32 can't tell from the next (near duplicates, data far from the origin) is
+    searched again in float64. O(N^2 D) time, O(N k) memory. k is cut to N - 1. Faiss threads are whatever the process
+    allows.
     """
     n = len(vectors_ND)
     k = min(k, n - 1)
@@ -76,8 +80,27 @@ def exact_neighbours(vectors_ND: Vectors, k: int) -> Neighbours:
     bound_N = np.full(n, np.inf) if wide == n else np.sqrt(np.maximum(unseen, 0.0))
     rows = np.repeat(np.arange(n), wide - 1)
     distances_NK = pair_distances(vectors_ND, rows, ids_NK.ravel()).reshape(n, wide - 1)
+    doubtful = np.flatnonzero(distances_NK[:, k - 1] > bound_N)
+    if len(doubtful):
+        ids_NK[doubtful], distances_NK[doubtful] = _searched_again(vectors_ND, doubtful, wide - 1)
     order = np.lexsort((ids_NK, distances_NK), axis=1)
     return Neighbours(np.take_along_axis(ids_NK, order, 1), np.take_along_axis(distances_NK, order, 1), bound_N)
+
+
+def _searched_again(vectors_ND: Vectors, points: Ids, k: int) -> tuple[Ids, Distances]:
+    """Ids and distances [P, k] of the k nearest other points of some points, all in float64; O(P N D)."""
+    ids_PK = np.empty((len(points), k), np.int64)
+    exact_ND = vectors_ND.astype(np.float64)
+    exact_ND -= exact_ND.mean(0)
+    squares_N = np.einsum("nd,nd->n", exact_ND, exact_ND)
+    rows = max(1, _CELLS_AT_A_TIME // len(vectors_ND))
+    for start in range(0, len(points), rows):
+        block = points[start : start + rows]
+        squares_PN = squares_N - 2.0 * (exact_ND[block] @ exact_ND.T)  # each row up to a constant
+        squares_PN[np.arange(len(block)), block] = np.inf
+        ids_PK[start : start + rows] = np.argpartition(squares_PN, k - 1, axis=1)[:, :k]
+    distances = pair_distances(vectors_ND, np.repeat(points, k), ids_PK.ravel())
+    return ids_PK, distances.reshape(ids_PK.shape)
 
 
 def core_distances(neighbours: Neighbours, min_samples: int) -> Distances:

@@ -28,7 +28,7 @@ def maximal_cliques(neighbours: Sequence[int], vertices: int, limit: int) -> tup
     Args:
         neighbours: per vertex the bit set of its neighbours (symmetric, no vertex its own neighbour).
         vertices: bit set of the vertices that take part.
-        limit: stop after this many cliques.
+        limit: list at most this many cliques.
 
     Returns:
         The cliques as bit sets in ascending order (independent of how they were found), and whether the list is
@@ -42,9 +42,9 @@ def maximal_cliques(neighbours: Sequence[int], vertices: int, limit: int) -> tup
         clique, candidates, excluded = stack.pop()
         if not candidates:
             if not excluded:
+                if len(found) == limit:
+                    return sorted(found), False
                 found.append(clique)
-                if len(found) >= limit:
-                    return sorted(found), not stack
             continue
         pivot = max(bits(candidates | excluded), key=lambda v: (neighbours[v] & candidates).bit_count())
         for vertex in bits(candidates & ~neighbours[pivot]):

@@ -116,14 +116,14 @@ def cluster_map(section: str, sentences: pa.Table, clusters: pa.Table, vectors_N
                 "y": np.round(place_P2[chosen, 1], 2),
                 "hover": hover,
                 "colour": colour,
-                "size": np.round(3.5 + 1.6 * np.log2(count_N[drawn[chosen]]), 1),
-                "opacity": 0.62,
+                "size": np.round(4.5 + 1.2 * np.log2(count_N[drawn[chosen]]), 1),
+                "opacity": 0.6,
             }
         )
     left_out = len(inside) - len(drawn)
     caption = (
-        f"Clusters of {section} sentences. Every dot is a distinct sentence, larger when it is written more often; point"
-        " at one to read it. Distances between clusters are only a hint: near ones tend to mean similar things."
+        f"Clusters of {section} sentences. Every dot is a distinct sentence, larger when it is written more often;"
+        " point at one to read it. Distances between clusters are only a hint: near ones tend to mean similar things."
         " Sentences that belong to no cluster (noise) are left out."
     )
     if left_out:

@@ -327,7 +327,6 @@ class _Run:
                     knowledge=knowledge,
                     precision=precision,
                     timings=dict(self.progress.timings),
-                    start_up_seconds=self.ray.seconds if self.ray else 0.0,
                     seconds=time.monotonic() - self.began,
                     workers=self.workers,
                     where="Ray" if self.ray else "threads of one process",

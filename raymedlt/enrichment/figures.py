@@ -95,8 +95,9 @@ def coverage_by_length(enriched: pa.Table) -> Figure:
     return bars(
         ["12 or more sentences" if n == 12 else f"{n} sentence{'' if n == 1 else 's'}" for n in lengths],
         [100 * covered[n] / reports[n] for n in lengths],
-        caption=f"Share of reports with an addition, by the length of their findings ({sum(reports.values()):,} reports)."
-        " Long reports leave less unsaid, so a falling share is expected.",
+        caption=f"Share of reports with an addition, by the length of their findings"
+        f" ({sum(reports.values()):,} reports)."
+        " A very short report gives little that could vouch for an addition; a long one leaves less unsaid.",
         unit="% of reports enriched",
         hover=[f"{covered[n]:,} of {reports[n]:,} reports with {n} sentences" for n in lengths],
     )

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shlex
+import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from importlib import metadata
@@ -18,9 +20,13 @@ from raymedlt.enrichment.stages import DUPLICATE
 from raymedlt.errors import ConsistencyError, InputError
 from raymedlt.ledger import FOLDER, Ledger
 from raymedlt.reports.readers import Unit
+from raymedlt.schema import ADDITIONS, ENRICHED, REFUSALS, REJECTED
 from raymedlt.storage import FileEntry, Storage
 
 TABLES = ("enriched", "additions", "refusals", "sentences", "clusters", "edges", "rejected")
+START_UP = ("load encoder", "start Ray")
+_SHOWN = {"enriched": ENRICHED, "additions": ADDITIONS, "refusals": REFUSALS, "rejected": REJECTED}
+_ROWS_SHOWN = 50_000  # the page of a larger run takes its examples from the first rows
 _PACKAGES = (
     "raymedlt",
     "torch",
@@ -47,7 +53,6 @@ class Outcome:
     knowledge: Knowledge
     precision: PrecisionChoice
     timings: dict[str, float]
-    start_up_seconds: float
     seconds: float
     workers: int
     where: str
@@ -110,10 +115,18 @@ def check_counts(arranged: Mapping[str, Mapping[str, Any]], written: Mapping[str
         )
 
 
+def rejected_reasons(outcome: Outcome) -> dict[str, int]:
+    """Rejected rows by reason."""
+    reasons = dict(outcome.read["rejected"])
+    for reason, count in outcome.arranged.get("rejected", {}).items():
+        reasons[reason] = reasons.get(reason, 0) + count
+    return reasons
+
+
 def warnings_of(outcome: Outcome) -> list[str]:
     """What a person should know before using the result."""
     found = []
-    rejected = sum(outcome.read["rejected"].values()) + sum(outcome.arranged.get("rejected", {}).values())
+    rejected = sum(rejected_reasons(outcome).values())
     if rejected:
         found.append(f"{rejected:,} rows were rejected; their reasons are in the table `rejected`.")
     if outcome.knowledge.language != "en":
@@ -149,13 +162,37 @@ def versions() -> dict[str, str]:
 def write_all(storage: Storage, ledger: Ledger, outcome: Outcome) -> list[FileEntry]:
     """Write page, card, configuration and manifest; returns their entries."""
     from raymedlt.enrichment.page import enrichment_page
-    from raymedlt.runreport import render
+    from raymedlt.runreport.page import render
 
-    page = enrichment_page(storage=storage, outcome=outcome, warnings=warnings_of(outcome))
+    page = enrichment_page(
+        config=outcome.config,
+        counts={
+            "rows_read": outcome.read["rows"],
+            "rejected": rejected_reasons(outcome),
+            "with_findings": outcome.arranged["with_findings"],
+            "with_impression": outcome.arranged["with_impression"],
+        },
+        summary=outcome.written,
+        **{name: examples(storage, name, _ROWS_SHOWN, schema) for name, schema in _SHOWN.items()},
+        sentences=storage.read_folder("sentences"),
+        clusters=storage.read_folder("clusters"),
+        edges=storage.read_folder("edges"),
+        vectors={fit.section.name: fit.vectors for fit in outcome.fits},
+        certificates={fit.section.name: fit.clustering.certificate for fit in outcome.fits},
+        timings=timings_of(outcome)["work"],
+        startup_seconds=sum(timings_of(outcome)["start_up"].values()),
+        precision=f"{outcome.precision.precision}: {outcome.precision.reason}",
+        warnings=warnings_of(outcome),
+        paths={name: f"{storage.uri.rstrip('/')}/{name}" for name in TABLES},
+        command=shlex.join(["python", *sys.argv]),
+        about=f"{outcome.config.reports.path or 'The packaged reports'} ({outcome.config.reports.format}), "
+        f"{outcome.seconds:.0f} s in this run, {outcome.workers} workers, {outcome.where}.",
+    )
     entries = [
         storage.write_bytes("report.html", render(page).encode()),
         storage.write_bytes("README.md", card(outcome).encode()),
         storage.write_bytes("config.yaml", to_yaml(outcome.config).encode()),
+        storage.write_bytes("timings.json", json.dumps(timings_of(outcome), indent=1).encode()),
     ]
     manifest = {
         "configuration": config_hash(outcome.config),
@@ -166,12 +203,19 @@ def write_all(storage: Storage, ledger: Ledger, outcome: Outcome) -> list[FileEn
     return entries
 
 
+def timings_of(outcome: Outcome) -> dict[str, Any]:
+    """Seconds of this run; start-up (loading the encoder, starting Ray) is what does not grow with the data."""
+    start_up = {name: outcome.timings[name] for name in START_UP if name in outcome.timings}
+    work = {name: seconds for name, seconds in outcome.timings.items() if name not in START_UP}
+    return {"start_up": start_up, "work": work, "seconds_before_the_page_was_written": outcome.seconds}
+
+
 def card(outcome: Outcome) -> str:
     """The data set's card; its header makes `datasets.load_dataset(FOLDER)` find the tables."""
     header = "".join(
         f"- config_name: {name}\n  data_files: {name}/*.parquet\n" + ("  default: true\n" if name == "enriched" else "")
         for name in TABLES
-        if name != "rejected" or outcome.read["rejected"] or outcome.arranged.get("rejected")
+        if name != "rejected" or rejected_reasons(outcome)
     )
     written, arranged = outcome.written, outcome.arranged
     share = written["enriched"] / max(written["with_findings"], 1)
@@ -238,13 +282,13 @@ def _done(storage: Storage) -> dict[str, int]:
     return counts
 
 
-def examples(storage: Storage, name: str, rows: int) -> pa.Table:
-    """The first rows of a table folder, without reading more shards than needed."""
-    tables: list[pa.Table] = []
+def examples(storage: Storage, name: str, rows: int, schema: pa.Schema) -> pa.Table:
+    """The first rows of a table folder, without reading more shards than needed; empty where there is none."""
+    tables: list[pa.Table] = [schema.empty_table()]
     found = 0
     for file in storage.list_files(name):
         if found >= rows:
             break
-        tables.append(storage.read_table(file))
+        tables.append(storage.read_table(file).cast(schema))
         found += tables[-1].num_rows
-    return pa.concat_tables(tables).slice(0, rows) if tables else pa.table({})
+    return pa.concat_tables(tables).slice(0, rows)

@@ -5,40 +5,30 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from raymedlt.clustering.fit import Certificate
-from raymedlt.config import EnrichConfig, config_hash, flatten
-from raymedlt.enrichment.clustermap import cluster_map
-from raymedlt.enrichment.corpus import SECTIONS
-from raymedlt.enrichment.figures import (
-    addition_examples,
-    additions_histogram,
-    cooccurrence,
-    coverage_by_length,
-    in_words,
-    refusal_examples,
-    row_flow,
-    timing_bars,
-    top_additions,
+from raymedlt.config import EnrichConfig, config_hash
+from raymedlt.enrichment.figures import timing_bars
+from raymedlt.enrichment.sections import (
+    Vectors,
+    added_blocks,
+    clusters_blocks,
+    condition_blocks,
+    configuration_blocks,
+    examples_blocks,
+    flow_blocks,
+    graph_blocks,
+    maps_blocks,
+    of_section,
+    percent,
+    refused_blocks,
+    rejected_blocks,
 )
-from raymedlt.runreport.page import (
-    Block,
-    Column,
-    Examples,
-    KeyFigure,
-    KeyValues,
-    Page,
-    Paragraph,
-    Section,
-    Switch,
-    Table,
-)
+from raymedlt.runreport.page import KeyFigure, KeyValues, Page, Section
 
-Vectors = npt.NDArray[np.float32]
+GUARD_WORDS = {"contradicts": "would contradict", "restates": "already said"}
 
 
 def enrichment_page(
@@ -87,17 +77,17 @@ def enrichment_page(
     first_added = additions.filter(pc.equal(additions["variant"], 0))
     findings = of_section(clusters, "findings")
     sections = [
-        Section(title="From input to output", blocks=_flow(counts, summary)),
-        Section(title="Before and after", blocks=_examples(first, first_added, findings, paths)),
-        Section(title="What was added", blocks=_added(first, first_added, summary)),
-        Section(title="What the guard refused", blocks=_refused(first, refusals, findings, summary, paths)),
-        Section(title="Map of the clusters", blocks=_maps(sentences, clusters, vectors)),
-        Section(title="Clusters", blocks=_clusters(clusters, paths)),
-        Section(title="What goes together", blocks=_graph(findings, edges, config, paths)),
-        Section(title="Condition of the clustering", blocks=_condition(sentences, certificates)),
-        Section(title="Rejected rows", blocks=_rejected(counts, rejected, paths)),
+        Section(title="From input to output", blocks=flow_blocks(counts, summary)),
+        Section(title="Before and after", blocks=examples_blocks(first, first_added, findings, paths)),
+        Section(title="What was added", blocks=added_blocks(first, first_added, summary)),
+        Section(title="What the guard refused", blocks=refused_blocks(first, refusals, findings, summary, paths)),
+        Section(title="Map of the clusters", blocks=maps_blocks(sentences, clusters, vectors)),
+        Section(title="Clusters", blocks=clusters_blocks(clusters, paths)),
+        Section(title="What goes together", blocks=graph_blocks(findings, edges, config, paths)),
+        Section(title="Condition of the clustering", blocks=condition_blocks(sentences, certificates)),
+        Section(title="Rejected rows", blocks=rejected_blocks(counts, rejected, paths)),
         Section(title="Time", blocks=[timing_bars(timings, startup_seconds), KeyValues([("Embedding", precision)])]),
-        Section(title="Configuration", blocks=_configuration(config)),
+        Section(title="Configuration", blocks=configuration_blocks(config)),
     ]
     with_findings, got = int(summary["with_findings"]), int(summary["enriched"])
     return Page(
@@ -111,16 +101,6 @@ def enrichment_page(
         config_hash=config_hash(config),
         resume=command,
     )
-
-
-def percent(part: int, whole: int) -> str:
-    """A share to one decimal place; "-" of nothing."""
-    return f"{100 * part / whole:.1f} %" if whole else "-"
-
-
-def of_section(table: pa.Table, name: str) -> pa.Table:
-    """The rows of one section."""
-    return table.filter(pc.equal(table["section"], name))
 
 
 def _key_figures(counts: Mapping[str, Any], summary: Mapping[str, Any], clusters: pa.Table) -> list[KeyFigure]:
@@ -139,7 +119,7 @@ def _key_figures(counts: Mapping[str, Any], summary: Mapping[str, Any], clusters
             label="Sentences added", value=f"{added:,}", hint=f"{added / got:.2f} per enriched report" if got else ""
         ),
         KeyFigure(
-            label="Refused by the guard",
+            label="Guard refusals",
             value=f"{sum(refused.values()):,}",
             hint=" · ".join(f"{number:,} {GUARD_WORDS.get(kind, kind)}" for kind, number in sorted(refused.items())),
         ),
@@ -152,232 +132,3 @@ def _key_figures(counts: Mapping[str, Any], summary: Mapping[str, Any], clusters
             hint=f"of {counts['rows_read']:,} rows read, each with a reason",
         ),
     ]
-
-
-GUARD_WORDS = {"contradicts": "would contradict", "restates": "already said"}
-
-
-def _flow(counts: Mapping[str, Any], summary: Mapping[str, Any]) -> list[Block]:
-    return [
-        Paragraph(
-            "Nothing disappears: every row that was read is enriched, left as it was for a named reason, or rejected"
-            " with a reason. Only training reports are enriched; the original text is never changed, additions stand"
-            " behind it."
-        ),
-        row_flow(counts, summary),
-        KeyValues(
-            [
-                ("Rows read", f"{counts['rows_read']:,}"),
-                ("Valid reports", f"{summary['reports']:,}"),
-                ("with findings", f"{counts['with_findings']:,}"),
-                ("with an impression", f"{counts['with_impression']:,}"),
-                *[(f"unchanged: {reason}", f"{number:,}") for reason, number in summary["unchanged"].items()],
-                ("Cut off", f"{summary['cut_off']:,}", "reports with more possible sets of additions than were listed"),
-            ]
-        ),
-    ]
-
-
-def _examples(enriched: pa.Table, additions: pa.Table, clusters: pa.Table, paths: Mapping[str, str]) -> list[Block]:
-    examples = addition_examples(enriched, additions, clusters)
-    if not examples:
-        return [Paragraph("No report got an addition.")]
-    where = f" Every addition is in {paths['additions']}." if "additions" in paths else ""
-    return [
-        Paragraph(
-            "Green sentences were added; point at one, or open the evidence. Support is the number of training studies"
-            " in which the added statement stands together with a finding of this report; confidence is the share of"
-            " studies with that finding that also make the statement; lift compares this share with how common the"
-            f" statement is anyway (1 is chance). The weakest link is shown.{where}"
-        ),
-        Examples(examples),
-    ]
-
-
-def _added(enriched: pa.Table, additions: pa.Table, summary: Mapping[str, Any]) -> list[Block]:
-    blocks: list[Block] = [additions_histogram(summary), coverage_by_length(enriched)]
-    if additions.num_rows:
-        blocks.append(top_additions(additions))
-        donors = additions.group_by(["sentence", "cluster_id"]).aggregate([([], "count_all")])
-        ranked = donors.sort_by([("count_all", "descending"), ("sentence", "ascending")])
-        whole = sum(int(number) * reports for number, reports in summary["added"].items())
-        sample = f" (of the first {additions.num_rows:,} of {whole:,} additions)" if whole > additions.num_rows else ""
-        blocks.append(
-            Table(
-                caption=f"Sentences by how often they were added{sample}.",
-                columns=[
-                    Column(name="Sentence", wide=True),
-                    Column(name="Cluster", numeric=True),
-                    Column(name="Added", numeric=True),
-                ],
-                rows=[
-                    (row["sentence"], row["cluster_id"], row["count_all"]) for row in ranked.slice(0, 100).to_pylist()
-                ],
-                total=ranked.num_rows,
-            )
-        )
-    return blocks
-
-
-def _refused(
-    enriched: pa.Table, refusals: pa.Table, clusters: pa.Table, summary: Mapping[str, Any], paths: Mapping[str, str]
-) -> list[Block]:
-    total = sum(summary["refused"].values())
-    if not total:
-        return [Paragraph("The guard refused nothing, or was switched off by the policy or control of this run.")]
-    counted = refusals.group_by(["reason"]).aggregate([([], "count_all")])
-    ranked = counted.sort_by([("count_all", "descending"), ("reason", "ascending")])
-    sample = f" (of the first {refusals.num_rows:,} of {total:,})" if total > refusals.num_rows else ""
-    return [
-        Paragraph(
-            "The graph offered these statements, but the report's findings, impression or indication say otherwise"
-            " (contradicts) or say the same already (restates). A refused cluster may still be added to other reports."
-        ),
-        Table(
-            caption=f"Refusals by reason{sample}.",
-            columns=[
-                Column(name="Reason", wide=True),
-                Column(name="Code"),
-                Column(name="Refusals", numeric=True),
-            ],
-            rows=[(in_words(row["reason"]), row["reason"], row["count_all"]) for row in ranked.to_pylist()],
-            where=paths.get("refusals", ""),
-        ),
-        Paragraph("Six examples: the report's findings, and the sentence that was kept out."),
-        Examples(refusal_examples(enriched, refusals, clusters)),
-    ]
-
-
-def _maps(sentences: pa.Table, clusters: pa.Table, vectors: Mapping[str, Vectors]) -> list[Block]:
-    panels: list[tuple[str, list[Block]]] = []
-    for name in SECTIONS:
-        if name not in vectors:
-            continue
-        figure = cluster_map(name, of_section(sentences, name), of_section(clusters, name), vectors[name])
-        if figure is not None:
-            panels.append((name.capitalize(), [figure]))
-    if not panels:
-        return [Paragraph("There is no cluster to draw.")]
-    intro = Paragraph(
-        "Sentences that mean the same form a cluster. Its sign is the vote of its sentences: normal (a healthy"
-        " statement), abnormal, neutral (technique, comparison), or mixed where they disagree. Only normal clusters are"
-        " added, unless the policy says otherwise. Drag to move, scroll to zoom, double-click to reset."
-    )
-    return [intro, Switch(panels) if len(panels) > 1 else panels[0][1][0]]
-
-
-def _clusters(clusters: pa.Table, paths: Mapping[str, str]) -> list[Block]:
-    ranked = clusters.sort_by([("occurrences", "descending"), ("section", "ascending"), ("cluster_id", "ascending")])
-    return [
-        Table(
-            caption="Medoid: the most central sentence. Purity: the share of occurrences that agree on the sign."
-            " Persistence: how long the cluster holds together as the density threshold rises (higher is firmer).",
-            columns=[
-                Column(name="Section"),
-                Column(name="Id", numeric=True),
-                Column(name="Medoid", wide=True),
-                Column(name="Sign", tag=True),
-                Column(name="Purity", numeric=True, digits=3),
-                Column(name="Size", numeric=True, hint="Distinct sentences"),
-                Column(name="Occurrences", numeric=True, hint="Sentences with repeats"),
-                Column(name="Persistence", numeric=True, digits=3),
-            ],
-            rows=[tuple(row[name] for name in CLUSTER_COLUMNS) for row in ranked.to_pylist()],
-            where=paths.get("clusters", ""),
-        )
-    ]
-
-
-CLUSTER_COLUMNS = ("section", "cluster_id", "medoid", "sign", "purity", "size", "occurrences", "persistence")
-
-
-def _graph(clusters: pa.Table, edges: pa.Table, config: EnrichConfig, paths: Mapping[str, str]) -> list[Block]:
-    figure = cooccurrence(clusters, edges)
-    where = f" All of them are in {paths['edges']}." if "edges" in paths else ""
-    intro = Paragraph(
-        f"{edges.num_rows:,} links vouch for additions: pairs of clusters that stand together in more than"
-        f" {config.graph.min_support} training studies.{where}"
-    )
-    return [intro, figure] if figure else [intro]
-
-
-def _condition(sentences: pa.Table, certificates: Mapping[str, Certificate]) -> list[Block]:
-    blocks: list[Block] = [
-        Paragraph(
-            "HDBSCAN finds clusters as dense regions that stay together over many density thresholds, along a minimum"
-            " spanning tree of all sentences. A certified edge is one for which it was proved that no shorter connection"
-            " was missed; when all edges are certified, the clusters are those of an exhaustive computation. Noise"
-            " sentences are close to nothing; those near enough to a cluster of their own sign get a second chance."
-        )
-    ]
-    for name, certificate in certificates.items():
-        rows = of_section(sentences, name)
-        assigned = dict(rows.group_by("assigned").aggregate([("count", "sum"), ([], "count_all")]).to_pydict())
-        of = dict(
-            zip(assigned["assigned"], zip(assigned["count_all"], assigned["count_sum"], strict=True), strict=True)
-        )
-        occurrences = sum(number for _, number in of.values())
-        chances, noise = of.get("second_chance", (0, 0)), of.get("noise", (0, 0))
-        proved, edges = certificate.certified_edges, certificate.edges
-        seconds = certificate.seconds_neighbours + certificate.seconds_tree + certificate.seconds_hierarchy
-        blocks.append(Paragraph(f"{name.capitalize()}: {certificate.clusters:,} clusters ({certificate.method})"))
-        blocks.append(
-            KeyValues(
-                [
-                    ("Distinct sentences", f"{certificate.points:,}", f"{occurrences:,} with repeats"),
-                    ("Noise at first", f"{certificate.noise_share:.1%}", "of distinct sentences"),
-                    ("Second chances", f"{chances[0]:,}", f"distinct sentences, {chances[1]:,} with repeats"),
-                    (
-                        "Noise that remains",
-                        f"{percent(noise[0], rows.num_rows)}",
-                        f"of distinct sentences; {percent(noise[1], occurrences)} of all sentences as written",
-                    ),
-                    (
-                        "Certified edges",
-                        f"{proved:,} of {edges:,}" if edges else "does not apply",
-                        "every edge proved" if edges and proved == edges else "",
-                    ),
-                    ("Weight of the tree", f"{certificate.tree_weight:,.4f}"),
-                    ("Second searches", f"{certificate.second_searches:,}", f"in {certificate.rounds} rounds"),
-                    (
-                        "Seconds",
-                        f"{seconds:.2f}",
-                        f"neighbours {certificate.seconds_neighbours:.2f}, tree {certificate.seconds_tree:.2f},"
-                        f" hierarchy {certificate.seconds_hierarchy:.2f}",
-                    ),
-                ]
-            )
-        )
-    return blocks
-
-
-def _rejected(counts: Mapping[str, Any], rejected: pa.Table, paths: Mapping[str, str]) -> list[Block]:
-    by_reason = dict(counts["rejected"])
-    if not by_reason:
-        return [Paragraph("No row was rejected.")]
-    total = sum(by_reason.values())
-    return [
-        KeyValues(
-            [(reason, f"{number:,}") for reason, number in sorted(by_reason.items(), key=lambda r: (-r[1], r[0]))]
-        ),
-        Table(
-            columns=[Column(name="Row", wide=True), Column(name="Source"), Column(name="Reason", wide=True)],
-            rows=[(row["row_id"], row["source"], row["reason"]) for row in rejected.slice(0, 500).to_pylist()],
-            total=total,
-            where=paths.get("rejected", ""),
-        ),
-    ]
-
-
-def _configuration(config: EnrichConfig) -> list[Block]:
-    usual = flatten(EnrichConfig())
-    shown = {None: "default", "": "none", True: "yes", False: "no"}
-    rows = [
-        (
-            key,
-            shown[value] if value is None or isinstance(value, bool) or value == "" else str(value),
-            "" if value == usual[key] else f"changed; the default is {usual[key]}",
-        )
-        for key, value in flatten(config).items()
-    ]
-    return [KeyValues(rows)]

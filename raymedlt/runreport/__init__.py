@@ -5,6 +5,8 @@ figures.py          plotly figures as plain dictionaries, coloured by the page's
 template.html.j2    the page; blocks.html.j2: one macro per kind of block
 style.css           light, dark, narrow and printed
 script.js.j2        drawing, switches, sorting and filtering
-
-Import from the modules: this file stays empty, so that nothing heavy is loaded by accident.
 """
+
+from raymedlt.runreport.page import Page, render
+
+__all__ = ["Page", "render"]

@@ -16,6 +16,7 @@ INK, FAINT, GRID, SURFACE = "var(--ink)", "var(--ink-soft)", "var(--line)", "var
 ACCENT, QUIET, WARN = "var(--accent)", "var(--quiet)", "var(--refused)"
 
 BAR_PIXELS = 26
+FLOW_GAP, FLOW_MARGIN = 18, 12  # pixels between the nodes of a flow, above and below it
 
 
 def label(text: object, width: int = 0, longest: int = 0) -> str:
@@ -43,6 +44,7 @@ def base_layout(**changes: Any) -> dict[str, Any]:
         "hoverlabel": {"bgcolor": SURFACE, "bordercolor": GRID, "font": {"color": INK, "size": 13}, "align": "left"},
         "showlegend": False,
         "dragmode": False,
+        "modebar": {"bgcolor": "rgba(0,0,0,0)", "color": FAINT, "activecolor": INK},
         "xaxis": dict(axis),
         "yaxis": dict(axis),
     }
@@ -72,8 +74,16 @@ def columns(
         layout=base_layout(
             bargap=0.25,
             margin={"t": 24},
-            xaxis={"title": {"text": x_title, "font": {"color": FAINT}}, "type": "category", "fixedrange": True},
-            yaxis={"title": {"text": y_title, "font": {"color": FAINT}}, "fixedrange": True},
+            xaxis={
+                "showgrid": False,
+                "title": {"text": x_title, "font": {"color": FAINT, "size": 12}, "standoff": 10},
+                "type": "category",
+                "fixedrange": True,
+            },
+            yaxis={
+                "title": {"text": y_title, "font": {"color": FAINT, "size": 12}, "standoff": 10},
+                "fixedrange": True,
+            },
         ),
         caption=caption,
         height=height,
@@ -112,7 +122,11 @@ def bars(
         layout=base_layout(
             bargap=0.3,
             margin={"r": 56},
-            xaxis={"title": {"text": unit, "font": {"color": FAINT}}, "fixedrange": True, "rangemode": "tozero"},
+            xaxis={
+                "title": {"text": unit, "font": {"color": FAINT, "size": 12}, "standoff": 10},
+                "fixedrange": True,
+                "rangemode": "tozero",
+            },
             yaxis={
                 "autorange": "reversed",
                 "tickmode": "array",
@@ -131,22 +145,31 @@ def bars(
 def flow(
     links: Sequence[tuple[str, str, int]], *, caption: str, colours: Mapping[str, str] | None = None, height: int = 400
 ) -> Figure:
-    """A Sankey diagram of (from, to, rows); links without rows are left out. A node is named by its words."""
+    """A Sankey diagram of (from, to, rows), parents first; links without rows are left out.
+
+    A node is named by its words. Nodes of one column stand in the order in which they are first named. `colours` are
+    names of the palette that have a paler twin for the bands ("var(--accent)" and "var(--accent-veil)").
+    """
     real = [link for link in links if link[2] > 0]
     names = list(dict.fromkeys(name for source, target, _ in real for name in (source, target)))
     number = {name: place for place, name in enumerate(names)}
     inflow = {name: sum(rows for _, target, rows in real if target == name) for name in names}
     outflow = {name: sum(rows for source, _, rows in real if source == name) for name in names}
+    across, down = _columns_of_flow(
+        real, {name: max(inflow[name], outflow[name]) for name in names}, height - 2 * FLOW_MARGIN
+    )
     paint = [(colours or {}).get(name, ACCENT) for name in names]
     return Figure(
         data=[
             {
                 "type": "sankey",
-                "arrangement": "snap",
+                "arrangement": "fixed",
                 "node": {
                     "label": [f"{label(name)} <b>{max(inflow[name], outflow[name]):,}</b>" for name in names],
                     "color": paint,
-                    "pad": 22,
+                    "x": across,
+                    "y": down,
+                    "pad": FLOW_GAP,
                     "thickness": 12,
                     "line": {"width": 0},
                     "hovertemplate": "%{label}<extra></extra>",
@@ -160,11 +183,37 @@ def flow(
                 },
             }
         ],
-        layout=base_layout(margin={"t": 16, "b": 16}),
+        layout=base_layout(margin={"t": FLOW_MARGIN, "b": FLOW_MARGIN}),
         caption=caption,
         height=height,
         least_width=680,
     )
+
+
+def _columns_of_flow(
+    links: Sequence[tuple[str, str, int]], rows: Mapping[str, int], height: int
+) -> tuple[list[float], list[float]]:
+    """Centres of a flow's nodes, in (0, 1), in the order of `rows`; every column is stacked from the top.
+
+    Plotly draws all rows to one scale, the one at which the fullest column fits with its gaps; the places must be
+    computed at the same scale, or nodes overlap.
+    """
+    depth = dict.fromkeys(rows, 0)
+    for source, target, _ in links:
+        depth[target] = max(depth[target], depth[source] + 1)
+    last = max(depth.values(), default=0) or 1
+    scale = min(
+        (height - FLOW_GAP * (list(depth.values()).count(column) - 1))
+        / sum(rows[n] for n in rows if depth[n] == column)
+        for column in set(depth.values())
+    )
+    across, down = [], []
+    filled = dict.fromkeys(depth.values(), 0.0)
+    for name, column in depth.items():
+        across.append(round(0.001 + 0.998 * column / last, 4))
+        down.append(round((filled[column] + scale * rows[name] / 2) / height, 5))
+        filled[column] += scale * rows[name] + FLOW_GAP
+    return across, down
 
 
 def heat_map(
@@ -195,8 +244,9 @@ def heat_map(
                 "hoverongaps": False,
                 "colorbar": {
                     "orientation": "h",
-                    "y": -0.02,
+                    "y": 0,
                     "yanchor": "top",
+                    "ypad": 14,
                     "thickness": 10,
                     "len": 0.5,
                     "outlinewidth": 0,
@@ -258,7 +308,7 @@ def points(groups: Sequence[Mapping[str, Any]], *, caption: str, height: int = 6
             hovermode="closest",
             legend={"orientation": "h", "y": 1.0, "yanchor": "bottom", "x": 0, "itemsizing": "constant"},
             xaxis=bare,
-            yaxis={**bare, "scaleanchor": "x"},
+            yaxis=bare,
         ),
         caption=caption,
         height=height,

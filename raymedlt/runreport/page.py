@@ -49,6 +49,7 @@ class KeyValues:
 
     kind: ClassVar[str] = "key_values"
     rows: Sequence[tuple[str, Any] | tuple[str, Any, str]]
+    title: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

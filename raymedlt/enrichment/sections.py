@@ -1,0 +1,265 @@
+"""The parts of the enrich job's page, each with a few words for a radiology researcher."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from raymedlt.clustering.fit import Certificate
+from raymedlt.config import EnrichConfig, flatten
+from raymedlt.enrichment.clustermap import cluster_map
+from raymedlt.enrichment.corpus import SECTIONS
+from raymedlt.enrichment.figures import (
+    addition_examples,
+    additions_histogram,
+    cooccurrence,
+    coverage_by_length,
+    in_words,
+    refusal_examples,
+    row_flow,
+    top_additions,
+)
+from raymedlt.runreport.page import Block, Column, Examples, KeyValues, Paragraph, Switch, Table
+
+Vectors = npt.NDArray[np.float32]
+CLUSTER_COLUMNS = ("section", "cluster_id", "medoid", "sign", "purity", "size", "occurrences", "persistence")
+
+
+def percent(part: int, whole: int) -> str:
+    """A share to one decimal place; "-" of nothing."""
+    return f"{100 * part / whole:.1f} %" if whole else "-"
+
+
+def of_section(table: pa.Table, name: str) -> pa.Table:
+    """The rows of one section."""
+    return table.filter(pc.equal(table["section"], name))
+
+
+def flow_blocks(counts: Mapping[str, Any], summary: Mapping[str, Any]) -> list[Block]:
+    return [
+        Paragraph(
+            "Nothing disappears: every row that was read is enriched, left as it was for a named reason, or rejected"
+            " with a reason. Only training reports are enriched; the original text is never changed, additions stand"
+            " behind it."
+        ),
+        row_flow(counts, summary),
+        KeyValues(
+            [
+                ("Rows read", f"{counts['rows_read']:,}"),
+                ("Valid reports", f"{summary['reports']:,}"),
+                ("Valid reports with findings", f"{counts['with_findings']:,}"),
+                ("Valid reports with an impression", f"{counts['with_impression']:,}"),
+                *[(f"Unchanged: {reason}", f"{number:,}") for reason, number in summary["unchanged"].items()],
+                ("Cut off", f"{summary['cut_off']:,}", "reports with more possible sets of additions than were listed"),
+            ]
+        ),
+    ]
+
+
+def examples_blocks(
+    enriched: pa.Table, additions: pa.Table, clusters: pa.Table, paths: Mapping[str, str]
+) -> list[Block]:
+    examples = addition_examples(enriched, additions, clusters)
+    if not examples:
+        return [Paragraph("No report got an addition.")]
+    where = f" Every addition is in {paths['additions']}." if "additions" in paths else ""
+    return [
+        Paragraph(
+            "Green sentences were added; point at one, or open the evidence. Support is the number of training studies"
+            " in which the added statement stands together with a finding of this report; confidence is the share of"
+            " studies with that finding that also make the statement; lift compares this share with how common the"
+            f" statement is anyway (1 is chance). The weakest link is shown.{where}"
+        ),
+        Examples(examples),
+    ]
+
+
+def added_blocks(enriched: pa.Table, additions: pa.Table, summary: Mapping[str, Any]) -> list[Block]:
+    blocks: list[Block] = [additions_histogram(summary), coverage_by_length(enriched)]
+    if additions.num_rows:
+        blocks.append(top_additions(additions))
+        donors = additions.group_by(["sentence", "cluster_id"]).aggregate([([], "count_all")])
+        ranked = donors.sort_by([("count_all", "descending"), ("sentence", "ascending")])
+        whole = sum(int(number) * reports for number, reports in summary["added"].items())
+        sample = f" (of the first {additions.num_rows:,} of {whole:,} additions)" if whole > additions.num_rows else ""
+        blocks.append(
+            Table(
+                caption=f"Sentences by how often they were added{sample}.",
+                columns=[
+                    Column(name="Sentence", wide=True),
+                    Column(name="Cluster", numeric=True),
+                    Column(name="Added", numeric=True),
+                ],
+                rows=[
+                    (row["sentence"], row["cluster_id"], row["count_all"]) for row in ranked.slice(0, 100).to_pylist()
+                ],
+                total=ranked.num_rows,
+            )
+        )
+    return blocks
+
+
+def refused_blocks(
+    enriched: pa.Table, refusals: pa.Table, clusters: pa.Table, summary: Mapping[str, Any], paths: Mapping[str, str]
+) -> list[Block]:
+    total = sum(summary["refused"].values())
+    if not total:
+        return [Paragraph("The guard refused nothing, or was switched off by the policy or control of this run.")]
+    counted = refusals.group_by(["reason"]).aggregate([([], "count_all")])
+    ranked = counted.sort_by([("count_all", "descending"), ("reason", "ascending")])
+    sample = f" (of the first {refusals.num_rows:,} of {total:,})" if total > refusals.num_rows else ""
+    return [
+        Paragraph(
+            "The graph offered these statements, but the report's findings, impression or indication say otherwise"
+            " (contradicts) or say the same already (restates). A refused cluster may still be added to other reports."
+        ),
+        Table(
+            caption=f"Refusals by reason{sample}.",
+            columns=[
+                Column(name="Reason", wide=True),
+                Column(name="Code"),
+                Column(name="Refusals", numeric=True),
+            ],
+            rows=[(in_words(row["reason"]), row["reason"], row["count_all"]) for row in ranked.to_pylist()],
+            where=paths.get("refusals", ""),
+        ),
+        Paragraph("Six examples: the report's findings, and the sentence that was kept out."),
+        Examples(refusal_examples(enriched, refusals, clusters)),
+    ]
+
+
+def maps_blocks(sentences: pa.Table, clusters: pa.Table, vectors: Mapping[str, Vectors]) -> list[Block]:
+    panels: list[tuple[str, list[Block]]] = []
+    for name in SECTIONS:
+        if name not in vectors:
+            continue
+        figure = cluster_map(name, of_section(sentences, name), of_section(clusters, name), vectors[name])
+        if figure is not None:
+            panels.append((name.capitalize(), [figure]))
+    if not panels:
+        return [Paragraph("There is no cluster to draw.")]
+    intro = Paragraph(
+        "Sentences that mean the same form a cluster. Its sign is the vote of its sentences: normal (a healthy"
+        " statement), abnormal, neutral (technique, comparison), or mixed where they disagree. Only normal clusters are"
+        " added, unless the policy says otherwise. Drag to move, scroll to zoom, double-click to reset."
+    )
+    return [intro, Switch(panels) if len(panels) > 1 else panels[0][1][0]]
+
+
+def clusters_blocks(clusters: pa.Table, paths: Mapping[str, str]) -> list[Block]:
+    ranked = clusters.sort_by([("occurrences", "descending"), ("section", "ascending"), ("cluster_id", "ascending")])
+    return [
+        Table(
+            caption="Medoid: the most central sentence. Purity: the share of occurrences that agree on the sign."
+            " Persistence: how long the cluster holds together as the density threshold rises (higher is firmer).",
+            columns=[
+                Column(name="Section"),
+                Column(name="Id", numeric=True),
+                Column(name="Medoid", wide=True),
+                Column(name="Sign", tag=True),
+                Column(name="Purity", numeric=True, digits=3),
+                Column(name="Size", numeric=True, hint="Distinct sentences"),
+                Column(name="Occurrences", numeric=True, hint="Sentences with repeats"),
+                Column(name="Persistence", numeric=True, digits=3),
+            ],
+            rows=[tuple(row[name] for name in CLUSTER_COLUMNS) for row in ranked.to_pylist()],
+            where=paths.get("clusters", ""),
+        )
+    ]
+
+
+def graph_blocks(clusters: pa.Table, edges: pa.Table, config: EnrichConfig, paths: Mapping[str, str]) -> list[Block]:
+    figure = cooccurrence(clusters, edges)
+    where = f" All of them are in {paths['edges']}." if "edges" in paths else ""
+    intro = Paragraph(
+        f"{edges.num_rows:,} links vouch for additions: pairs of clusters that stand together in more than"
+        f" {config.graph.min_support} training studies.{where}"
+    )
+    return [intro, figure] if figure else [intro]
+
+
+def condition_blocks(sentences: pa.Table, certificates: Mapping[str, Certificate]) -> list[Block]:
+    blocks: list[Block] = [
+        Paragraph(
+            "HDBSCAN finds clusters as dense regions that stay together over many density thresholds, along a minimum"
+            " spanning tree of all sentences. A certified edge is one for which it was proved that no shorter"
+            " connection was missed; when all edges are certified, the clusters are those of an exhaustive computation. Noise"
+            " sentences are close to nothing; those near enough to a cluster of their own sign get a second chance."
+        )
+    ]
+    for name, certificate in certificates.items():
+        rows = of_section(sentences, name)
+        assigned = dict(rows.group_by("assigned").aggregate([("count", "sum"), ([], "count_all")]).to_pydict())
+        of = dict(
+            zip(assigned["assigned"], zip(assigned["count_all"], assigned["count_sum"], strict=True), strict=True)
+        )
+        occurrences = sum(number for _, number in of.values())
+        chances, noise = of.get("second_chance", (0, 0)), of.get("noise", (0, 0))
+        proved, edges = certificate.certified_edges, certificate.edges
+        seconds = certificate.seconds_neighbours + certificate.seconds_tree + certificate.seconds_hierarchy
+        blocks.append(
+            KeyValues(
+                [
+                    ("Distinct sentences", f"{certificate.points:,}", f"{occurrences:,} with repeats"),
+                    ("Noise at first", f"{100 * certificate.noise_share:.1f} %", "of distinct sentences"),
+                    ("Second chances", f"{chances[0]:,}", f"distinct sentences, {chances[1]:,} with repeats"),
+                    (
+                        "Noise that remains",
+                        f"{percent(noise[0], rows.num_rows)}",
+                        f"of distinct sentences; {percent(noise[1], occurrences)} of all sentences as written",
+                    ),
+                    (
+                        "Certified edges",
+                        f"{proved:,} of {edges:,}" if edges else "does not apply",
+                        "every edge proved" if edges and proved == edges else "",
+                    ),
+                    ("Weight of the tree", f"{certificate.tree_weight:,.4f}"),
+                    ("Second searches", f"{certificate.second_searches:,}", f"in {certificate.rounds} rounds"),
+                    (
+                        "Seconds",
+                        f"{seconds:.2f}",
+                        f"neighbours {certificate.seconds_neighbours:.2f}, tree {certificate.seconds_tree:.2f},"
+                        f" hierarchy {certificate.seconds_hierarchy:.2f}",
+                    ),
+                ],
+                title=f"{name.capitalize()}: {certificate.clusters:,} clusters by {certificate.method}",
+            )
+        )
+    return blocks
+
+
+def rejected_blocks(counts: Mapping[str, Any], rejected: pa.Table, paths: Mapping[str, str]) -> list[Block]:
+    by_reason = dict(counts["rejected"])
+    if not by_reason:
+        return [Paragraph("No row was rejected.")]
+    total = sum(by_reason.values())
+    return [
+        KeyValues(
+            [(reason, f"{number:,}") for reason, number in sorted(by_reason.items(), key=lambda r: (-r[1], r[0]))]
+        ),
+        Table(
+            columns=[Column(name="Row", wide=True), Column(name="Source"), Column(name="Reason", wide=True)],
+            rows=[(row["row_id"], row["source"], row["reason"]) for row in rejected.slice(0, 500).to_pylist()],
+            total=total,
+            where=paths.get("rejected", ""),
+        ),
+    ]
+
+
+def configuration_blocks(config: EnrichConfig) -> list[Block]:
+    usual = flatten(EnrichConfig())
+    shown = {None: "default", "": "none", True: "yes", False: "no"}
+    rows = [
+        (
+            key,
+            shown[value] if value is None or isinstance(value, bool) or value == "" else str(value),
+            "" if value == usual[key] else f"changed; the default is {usual[key]}",
+        )
+        for key, value in flatten(config).items()
+    ]
+    return [KeyValues(rows)]
