@@ -41,6 +41,7 @@ class ReportsConfig:
     """A report with a longer section (characters) is rejected."""
 
     def __post_init__(self) -> None:
+        _refuse_credentials("reports.path", self.path)
         _require(self.max_chars > 0, "reports.max_chars", self.max_chars, "a positive number of characters")
 
 
@@ -112,6 +113,7 @@ class GraphConfig:
     def __post_init__(self) -> None:
         _require(0 <= self.min_share < 1, "graph.min_share", self.min_share, "a share in [0, 1)")
         _require(self.min_support >= 0, "graph.min_support", self.min_support, "0 or more")
+        _require(self.veto_expected >= 0, "graph.veto_expected", self.veto_expected, "0 or more")
         _require(0 < self.min_purity <= 1, "graph.min_purity", self.min_purity, "a share in (0, 1]")
 
 
@@ -169,6 +171,7 @@ class EnrichConfig:
     """Fail when more rows than this are rejected. Default: no limit (rejected rows are kept with reasons)."""
 
     def __post_init__(self) -> None:
+        _refuse_credentials("output", self.output)
         _require(self.variants >= 1, "variants", self.variants, "at least 1")
         _require(self.workers is None or self.workers >= 1, "workers", self.workers, "at least 1")
         _require(self.max_rejected is None or self.max_rejected >= 0, "max_rejected", self.max_rejected, "0 or more")
@@ -177,6 +180,29 @@ class EnrichConfig:
 def _require(condition: bool, key: str, got: object, expected: str) -> None:
     if not condition:
         raise ConfigError(f"{key} is {got!r}", expected, f"change --{key}")
+
+
+_SECRET_PARAMETERS = frozenset({"access_key", "client_secret", "password", "secret", "secret_key", "sig", "token"})
+
+
+def _refuse_credentials(key: str, uri: str | None) -> None:
+    """The configuration is stored with the results, so a URI may not carry a key. The message never shows the value.
+
+    Names that are no secret may stand before an "@": the container of abfs://container@account, and gs://anonymous@.
+    """
+    if uri is None or "://" not in uri:
+        return
+    scheme, _, rest = uri.partition("://")
+    place, _, query = rest.partition("?")
+    user, at, _ = place.rpartition("@")  # over the whole place: a secret with a bare "/" ends the host early
+    named = {word.partition("=")[0].lower() for word in query.split("&")}
+    harmless = ":" not in user and (scheme in ("abfs", "abfss") or user == "anonymous" or "/" in user)
+    if (at and not harmless) or named & _SECRET_PARAMETERS:
+        raise ConfigError(
+            f"{key} is a URI with credentials in it, and the configuration is stored with the results",
+            "a URI without user name, password or token",
+            "give credentials by the environment (AWS_ACCESS_KEY_ID, ...) or by the machine's role",
+        )
 
 
 def flatten(config: Any) -> dict[str, Any]:
@@ -223,7 +249,7 @@ def parse(config_class: type[T], arguments: list[str] | None = None, program: st
 
     jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
     parser = jsonargparse.ArgumentParser(
-        prog=program, description=config_class.__doc__, exit_on_error=False, default_env=False
+        prog=program, description=config_class.__doc__, exit_on_error=False, default_env=False, allow_abbrev=False
     )
     parser.add_argument("--config", action="config", help="YAML file with any of the keys below; later words win")
     parser.add_class_arguments(config_class, nested_key=None, as_group=True)
@@ -239,7 +265,7 @@ def _complete_switches(words: list[str]) -> list[str]:
     """`--describe` alone means `--describe true`."""
     following = [*words[1:], ""][: len(words)]
     return [
-        f"{word}=true" if word in SWITCHES and after not in ("true", "false") else word
+        f"{word}=true" if word in SWITCHES and after.lower() not in ("true", "false") else word
         for word, after in zip(words, following, strict=True)
     ]
 
@@ -252,6 +278,8 @@ def _build(config_class: type[T], values: dict[str, Any]) -> T:
         value = values[name]
         default = item.default_factory() if item.default_factory is not dataclasses.MISSING else item.default
         if dataclasses.is_dataclass(default) and not dataclasses.is_dataclass(value):
+            if not isinstance(value, dict):
+                raise ConfigError(f"{name} is {value!r}", f"a section with keys, as in {name}.KEY", "see --help")
             value = _build(type(default), value)
         made[name] = value
     return config_class(**made)
@@ -259,6 +287,7 @@ def _build(config_class: type[T], values: dict[str, Any]) -> T:
 
 _UNKNOWN_KEY = (
     re.compile(r"unrecognized arguments: (?:--)?([\w.]+)", re.IGNORECASE),
+    re.compile(r"Option '([\w.]+)' is not accepted"),
     re.compile(r"does not accept option '([\w.]+)'"),
     re.compile(r"[Kk]ey \"?'?([\w.]+)'?\"? is not expected"),
 )

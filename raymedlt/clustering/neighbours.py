@@ -21,7 +21,6 @@ Distances = npt.NDArray[np.float64]
 Ids = npt.NDArray[np.int64]
 
 _PAIRS_AT_A_TIME = 200_000  # float64 rows of pair_distances: 0.6 GB at 384 dimensions
-
 _CELLS_AT_A_TIME = 8_000_000  # float64 cells of the distance block of a second search: 64 MB
 
 

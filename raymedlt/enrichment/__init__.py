@@ -5,6 +5,7 @@ knowledge.py     clusters, signs, donors, arcs: what is learnt from the training
 graph.py         co-occurrence and its evidence
 cliques.py       maximal valid sets
 guard.py         no contradiction, no repetition
+text.py          how additions are put behind the findings
 writing.py       additions with provenance
 policy.py        paper, safe, strict
 tables.py        knowledge as tables

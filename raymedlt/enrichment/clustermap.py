@@ -36,12 +36,12 @@ def place_medoids(vectors_MD: Floats) -> npt.NDArray[np.float64]:
     )
     if 5 <= medoids <= MOST_TSNE:
         from sklearn.manifold import TSNE
+        from threadpoolctl import threadpool_limits
 
-        placed: npt.NDArray[np.float64] = (
-            TSNE(perplexity=min(15.0, (medoids - 1) / 3), init="pca", random_state=0, n_jobs=1)
-            .fit_transform(centred_MD.astype(np.float32))
-            .astype(np.float64)
-        )
+        tsne = TSNE(perplexity=min(15.0, (medoids - 1) / 3), init="pca", random_state=0, n_jobs=1)
+        # One thread: on a busy machine OpenMP's threads wait for each other, and 1 s became 35 s.
+        with threadpool_limits(1):
+            placed: npt.NDArray[np.float64] = tsne.fit_transform(centred_MD.astype(np.float32)).astype(np.float64)
         return placed
     return principal(centred_MD)
 

@@ -13,12 +13,16 @@ Whatever the report, a donor is unfit when the engine flagged it (numbers, time,
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from functools import cache, lru_cache
 
 from raymedlt.reports.assertion import Judgement, judge
 from raymedlt.reports.vocabulary import clashes, is_a, ontology
 
+_ODD = re.compile(r"[^A-Za-zÀ-ÿ ,.'’/()-]|\.\s*\.|[A-Za-z]\.[A-Za-z]")
+# A new sentence that begins inside this one, where a full stop was forgotten.
+_RUN_TOGETHER = re.compile(r"[a-z,;] (?:The|There|No|Is|Heart|Lungs?|Normal|Cardiac|Mediastinum|Pleural)\b")
 SIDES = ("", "left", "right")  # "" stands for both sides or an open one
 
 
@@ -114,6 +118,11 @@ def signature(judgement: Judgement) -> Signature:
     return Signature(denials, claims_of(judgement).denied)
 
 
+def overlap(donor: Signature, report: Claims) -> int:
+    """How many of the donor's denials the report makes already."""
+    return sum(bool(cover & report.denied) for _, _, cover in donor.denials)
+
+
 def refusal(donor: Signature, report: Claims) -> str | None:
     """Why `donor` may not be added to a report that makes the claims `report`; None if it may."""
     for finding, clash, _ in donor.denials:
@@ -124,8 +133,12 @@ def refusal(donor: Signature, report: Claims) -> str | None:
     return None
 
 
-def unfit(judgement: Judgement) -> str | None:
-    """Why a sentence may not be donated to any report; None if it may."""
+def unfit(judgement: Judgement, text: str) -> str | None:
+    """Why a sentence may not be donated to any report; None if it may. `text` is as it would be written."""
+    if _ODD.search(text):
+        return "unfit:odd_characters"
+    if _RUN_TOGETHER.search(text):
+        return "unfit:run_together"
     if judgement.flags:
         return f"unfit:{min(judgement.flags)}"
     if not any(mention.assertion == "absent" for mention in judgement.mentions):

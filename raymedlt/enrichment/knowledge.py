@@ -20,6 +20,7 @@ from raymedlt.enrichment.cliques import as_bits
 from raymedlt.enrichment.corpus import Section
 from raymedlt.enrichment.graph import Arcs, build_arcs, membership
 from raymedlt.enrichment.policy import POLICIES, Policy
+from raymedlt.enrichment.text import finished
 from raymedlt.seeds import keyed_seed
 
 CORE, SECOND_CHANCE, NOISE = "core", "second_chance", "noise"
@@ -199,12 +200,32 @@ def learn(findings: SectionFit, impression: SectionFit, config: EnrichConfig, la
 
 def _donors(fit: SectionFit, members: tuple[int, ...], sign: str, language: str, policy: Policy) -> tuple[Donors, ...]:
     """The members that may be donated, grouped by what they deny; groups in order of their first member."""
+    own = {
+        number: guard.signature(guard.judged(fit.section.keys[number], language)[0])
+        for number in members
+        if fit.signs[number] == sign
+    }
+    said = _shares(own, fit.section.counts)
     groups: dict[guard.Signature, list[int]] = {}
-    for number in members:
-        judgement, _ = guard.judged(fit.section.keys[number], language)
-        if fit.signs[number] == sign and not (policy.guard and guard.unfit(judgement)):
-            groups.setdefault(guard.signature(judgement), []).append(number)
+    for number, signature in own.items():
+        if policy.guard:
+            judgement, _ = guard.judged(fit.section.keys[number], language)
+            # The graph vouches for what the cluster says, not for what one of its sentences says besides.
+            typical = all(said[denial[0]] >= policy.min_typical for denial in signature.denials)
+            if guard.unfit(judgement, finished(fit.section.texts[number])) or not typical:
+                continue
+        groups.setdefault(signature, []).append(number)
     return tuple(Donors(signature, tuple(numbers)) for signature, numbers in groups.items())
+
+
+def _shares(signatures: dict[int, guard.Signature], counts: npt.NDArray[np.int32]) -> dict[str, float]:
+    """Share of a cluster's occurrences that deny each finding."""
+    total, denied = 0, dict[str, int]()
+    for number, signature in signatures.items():
+        total += int(counts[number])
+        for finding in {denial[0] for denial in signature.denials}:
+            denied[finding] = denied.get(finding, 0) + int(counts[number])
+    return {finding: count / total for finding, count in denied.items()}
 
 
 def _opposites(fits: list[SectionFit], donors: list[tuple[Donors, ...]], language: str) -> sparse.csr_array:

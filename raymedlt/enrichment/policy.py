@@ -17,6 +17,7 @@ class Policy:
     second_chance: noise sentences may join the cluster of their nearest clustered sentence.
     all_veto: every cluster of a report must have an arc to an addition (the paper); otherwise at least one, and
         no cluster may speak against it (see graph.veto_expected).
+    min_typical: a donor denies nothing that less than this share of its cluster's occurrences deny.
     max_opposite: an arc u -> c is cut when more than this share of u's studies state the opposite of c.
     """
 
@@ -27,10 +28,11 @@ class Policy:
     second_chance: bool
     all_veto: bool
     max_opposite: float
+    min_typical: float
 
 
 POLICIES = {
-    "paper": Policy(True, False, ("normal", "neutral"), False, False, True, 1.0),
-    "safe": Policy(False, True, ("normal",), True, True, False, 1.0),
-    "strict": Policy(False, True, ("normal",), True, True, True, 0.05),
+    "paper": Policy(True, False, ("normal", "neutral"), False, False, True, 1.0, 0.0),
+    "safe": Policy(False, True, ("normal",), True, True, False, 1.0, 0.2),
+    "strict": Policy(False, True, ("normal",), True, True, True, 0.05, 0.5),
 }

@@ -18,6 +18,7 @@ from raymedlt.config import EnrichConfig
 from raymedlt.enrichment import guard
 from raymedlt.enrichment.cliques import as_bits, bits, maximal_cliques
 from raymedlt.enrichment.knowledge import Donors, Knowledge
+from raymedlt.enrichment.text import append, finished
 from raymedlt.reports.sentences import sentence_key, split_sentences
 from raymedlt.schema import ADDITIONS, ENRICHED, REFUSALS, TRAIN
 from raymedlt.seeds import keyed_seed
@@ -208,9 +209,12 @@ class _Writer:
             if self.knowledge.policy.guard:
                 # What was added before counts as said: two additions never say the same.
                 groups = tuple(group for group in groups if guard.refusal(group.signature, said) is None)
-            numbers = sorted(number for group in groups for number in group.members)
-            if not numbers:
+            if not groups:
                 continue
+            # A donor that repeats nothing is drawn before one that repeats a part.
+            least = min(guard.overlap(group.signature, said) for group in groups)
+            groups = tuple(group for group in groups if guard.overlap(group.signature, said) == least)
+            numbers = sorted(number for group in groups for number in group.members)
             number = rng.choice(numbers)
             picks.append((c, number))
             said |= guard.judged(self.knowledge.keys[number], self.knowledge.language)[1]
@@ -308,23 +312,3 @@ class _Writer:
         }
         for name in ADDITIONS.names:
             self.rows.additions[name].append(values[name])
-
-
-def finished(sentence: str) -> str:
-    """The sentence with a capital and a full stop."""
-    sentence = sentence.strip()
-    sentence = sentence[:1].upper() + sentence[1:]
-    return sentence if sentence.endswith((".", "!", "?", ":")) else sentence + "."
-
-
-def append(findings: str, sentences: list[str]) -> str:
-    """`findings` with `sentences` behind it; the original stays as it is, byte for byte, at the front."""
-    joint = " " if not findings or findings.rstrip()[-1:] in ".!?:;" else ". "
-    if findings[-1:].isspace():
-        joint = joint.strip()
-    return findings + joint + " ".join(map(finished, sentences))
-
-
-def strip_additions(findings: str, enriched_findings: str) -> str:
-    """The original back from an enriched text: its first len(findings) characters."""
-    return enriched_findings[: len(findings)]

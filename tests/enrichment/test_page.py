@@ -1,0 +1,219 @@
+"""The enrich job's page, made from the real steps on reports written for this test."""
+
+import collections
+import re
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pytest
+
+from raymedlt.clustering import hdbscan_fit
+from raymedlt.config import ClusteringConfig, EnrichConfig, config_hash
+from raymedlt.enrichment.clustermap import MOST_POINTS, cluster_map, place_medoids, spread
+from raymedlt.enrichment.figures import grouped_additions, in_words, most, spread_over
+from raymedlt.enrichment.memory import complete, fit
+from raymedlt.enrichment.page import enrichment_page
+from raymedlt.enrichment.tables import clusters_table, edges_table, sentences_table
+from raymedlt.enrichment.writing import write_reports
+from raymedlt.runreport import render
+from raymedlt.runreport.page import Examples, Figure
+from raymedlt.schema import CLUSTERS, EDGES, REJECTED, SENTENCES
+
+THEMES = {
+    "pleura": ["There is no pleural effusion", "No pleural effusion is seen", "No pleural effusion", "Pleural effusion is absent"],
+    "heart": ["The heart is normal in size", "Heart size is normal", "Normal heart size", "The heart size is normal"],
+    "air": ["There is no pneumothorax", "No pneumothorax is seen", "No pneumothorax", "No evidence of pneumothorax"],
+    "nodule": ["There is a nodule <b>in</b> the right lung", "Right lung nodule", "A right lung nodule", "Nodule of the right lung"],
+}  # fmt: skip
+
+
+def embed(sentences):
+    """A theme's sentences lie close together on the unit sphere: a stand-in for an encoder, not for a step of ours."""
+    from raymedlt.reports.sentences import sentence_key
+
+    theme = {sentence_key(text): n for n, texts in enumerate(THEMES.values()) for text in texts}
+    vectors = np.zeros((len(sentences), 16), np.float32)
+    for row, key in enumerate(sentences):
+        rng = np.random.default_rng(sum(map(ord, key)))
+        vectors[row, theme.get(key, 8)] = 1
+        vectors[row] += 0.02 * rng.normal(size=16).astype(np.float32)
+    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
+@pytest.fixture(scope="module")
+def run():
+    """Arguments of enrichment_page, from a small corpus."""
+    rng = np.random.default_rng(0)
+    findings = []
+    for _ in range(120):
+        themes = [name for name in THEMES if rng.random() < 0.7]
+        findings.append(" ".join(THEMES[name][rng.integers(4)] + "." for name in themes))
+    reports = complete(
+        pa.table({"report_id": [f"r{n:03}" for n in range(120)], "findings": findings, "impression": ["Normal."] * 120})
+    )
+    config = EnrichConfig(clustering=ClusteringConfig(min_cluster_size=3, min_samples=2), policy="safe")
+    knowledge, fits = fit(reports, config, embed)
+    written = write_reports(knowledge, reports, config)
+    rejected = pa.table({"row_id": ["x1"], "source": ["f.csv"], "reason": ["no text <i>"]}, schema=REJECTED)
+    return {
+        "config": config,
+        "counts": {"rows_read": 121, "rejected": {"no text <i>": 1}, "with_findings": 118, "with_impression": 120},
+        "summary": written.summary,
+        "enriched": written.enriched,
+        "additions": written.additions,
+        "refusals": written.refusals,
+        "sentences": sentences_table(fits),
+        "clusters": clusters_table(fits),
+        "edges": edges_table(knowledge.arcs),
+        "rejected": rejected,
+        "vectors": {each.section.name: each.vectors for each in fits},
+        "certificates": {each.section.name: each.clustering.certificate for each in fits},
+        "timings": {"read": 1.0, "embed": 2.5},
+        "startup_seconds": 4.0,
+        "precision": "float32",
+        "warnings": ["a warning"],
+        "paths": {"clusters": "runs/enrich/clusters"},
+        "command": "python jobs/enrich.py",
+    }
+
+
+def blocks_of(page, title):
+    return next(section.blocks for section in page.sections if section.title == title)
+
+
+def test_headline_and_counts(run):
+    page = enrichment_page(**run)
+    summary = run["summary"]
+    assert summary["enriched"] > 20  # or the fixture shows nothing
+    assert page.verdict.startswith(f"{summary['enriched']} of {summary['with_findings']} training reports")
+    assert page.config_hash == config_hash(run["config"])
+    figures = {figure.label: figure.value for figure in page.key_figures}
+    assert figures["Sentences added"] == f"{run['additions'].num_rows:,}"
+    assert figures["Rows rejected"] == "1"
+    assert figures["Guard refusals"] == f"{run['refusals'].num_rows:,}"
+
+
+def test_rows_of_the_flow_add_up(run):
+    figure = next(b for b in blocks_of(enrichment_page(**run), "From input to output") if isinstance(b, Figure))
+    link, labels = figure.data[0]["link"], [name.split(" <b>")[0] for name in figure.data[0]["node"]["label"]]
+    into, out_of = collections.Counter(), collections.Counter()
+    for source, target, value in zip(link["source"], link["target"], link["value"], strict=True):
+        out_of[labels[source]] += value
+        into[labels[target]] += value
+    assert out_of["rows read"] == 121
+    for name in ("valid reports", "enriched", "unchanged", "rejected"):
+        assert into[name] == out_of[name] > 0, name
+
+
+def test_examples_show_what_was_added_with_its_evidence(run):
+    (examples,) = [b for b in blocks_of(enrichment_page(**run), "Before and after") if isinstance(b, Examples)]
+    enriched = {row["report_id"]: row for row in run["enriched"].to_pylist()}
+    numbers = set()
+    for example in examples.examples:
+        row = enriched[example.title.split()[1]]
+        numbers.add(row["added"])
+        assert len(example.marked) == row["added"]
+        together = " ".join([example.original, *(piece.text for piece in example.marked)])
+        assert together == row["enriched_findings"]
+        names = [name for name, _ in example.marked[0].evidence]
+        assert names == ["Sign", "Support", "Confidence", "Lift", "Cluster", "Vouched for by"]
+    assert numbers == set(pc.unique(run["enriched"]["added"]).to_pylist()) - {0}
+    assert 3 <= len(examples.examples) <= 12
+
+
+def test_page_renders_with_report_text_escaped(run):
+    text = render(enrichment_page(**run))
+    assert "nodule &lt;b&gt;in&lt;/b&gt;" in text
+    assert "nodule <b>in</b>" not in text
+    assert "nodule \\u0026lt;b\\u0026gt;in" in text  # the map's hover text: escaped for plotly, then for the page
+    assert "no text <i>" not in text
+    assert "python jobs/enrich.py" in text
+
+
+def test_same_input_same_page(run):
+    assert render(enrichment_page(**run)) == render(enrichment_page(**run))
+
+
+def test_a_sample_of_the_rows_is_called_a_sample(run):
+    fewer = {**run, "additions": run["additions"].slice(0, 5), "refusals": run["refusals"].slice(0, 3)}
+    text = render(enrichment_page(**fewer))
+    assert f"of the first 5 of {run['additions'].num_rows:,} additions" in text
+    assert f"of the first 3 of {run['refusals'].num_rows:,}" in text
+
+
+def test_a_run_that_found_nothing_still_has_a_page(run):
+    nothing = {
+        **run,
+        "summary": {"reports": 2, "with_findings": 0, "enriched": 0, "offered": 0, "cut_off": 0,
+                    "unchanged": {"no findings": 2}, "added": {}, "refused": {}},
+        "enriched": run["enriched"].slice(0, 0), "additions": run["additions"].slice(0, 0),
+        "refusals": run["refusals"].slice(0, 0), "sentences": SENTENCES.empty_table(),
+        "clusters": CLUSTERS.empty_table(), "edges": EDGES.empty_table(), "rejected": REJECTED.empty_table(),
+        "counts": {"rows_read": 2, "rejected": {}, "with_findings": 0, "with_impression": 2},
+        "vectors": {"findings": np.zeros((0, 16), np.float32)},
+        "certificates": {"findings": hdbscan_fit(np.zeros((0, 16), np.float32)).certificate}, "warnings": [],
+    }  # fmt: skip
+    text = render(enrichment_page(**nothing))
+    assert "0 of 0 training reports with findings got an addition (-)." in text
+    assert "There is no cluster to draw." in text
+
+
+def test_map_places_every_clustered_sentence_near_its_own_medoid(run):
+    sentences = run["sentences"].filter(pc.equal(run["sentences"]["section"], "findings"))
+    clusters = run["clusters"].filter(pc.equal(run["clusters"]["section"], "findings"))
+    figure = cluster_map("findings", sentences, clusters, run["vectors"]["findings"])
+    shown = sum(len(trace["x"]) for trace in figure.data)
+    assert shown == pc.sum(pc.greater_equal(sentences["cluster_id"], 0)).as_py() > 0
+    hover = " ".join(text for trace in figure.data for text in trace["hovertext"])
+    assert set(re.findall(r"cluster (\d+)", hover)) == {str(c) for c in clusters["cluster_id"].to_pylist()}
+
+
+def test_map_draws_the_commonest_sentences_of_a_large_section():
+    n = MOST_POINTS + 500
+    rng = np.random.default_rng(1)
+    cluster = np.arange(n) % 7
+    vectors = (np.eye(8, dtype=np.float32)[cluster] + 0.05 * rng.normal(size=(n, 8))).astype(np.float32)
+    sentences = pa.table(
+        {"section": ["findings"] * n, "sentence_key": [f"k{i}" for i in range(n)], "text": [f"t{i}" for i in range(n)],
+         "count": np.arange(n) + 1, "cluster_id": cluster, "probability": np.ones(n), "assigned": ["core"] * n,
+         "sign": ["normal"] * n},
+    ).cast(SENTENCES)  # fmt: skip
+    clusters = pa.table(
+        {"section": ["findings"] * 7, "cluster_id": range(7), "size": [1] * 7, "occurrences": [1] * 7,
+         "sign": ["normal"] * 7, "purity": [1.0] * 7, "medoid": [f"t{i}" for i in range(7)], "persistence": [1.0] * 7},
+    ).cast(CLUSTERS)  # fmt: skip
+    figure = cluster_map("findings", sentences, clusters, vectors)
+    (trace,) = figure.data
+    assert len(trace["x"]) == MOST_POINTS
+    assert trace["hovertext"][0].startswith("t500<br>")
+    assert "500 more" in figure.caption
+
+
+@pytest.mark.parametrize("medoids", [0, 1, 2, 4, 5, 30])
+def test_medoids_get_places_of_their_own_and_the_same_ones_again(medoids):
+    vectors = np.random.default_rng(medoids).normal(size=(medoids, 12)).astype(np.float32)
+    places = place_medoids(vectors)
+    assert places.shape == (medoids, 2)
+    assert np.isfinite(places).all()
+    assert len(np.unique(places, axis=0)) == medoids
+    np.testing.assert_array_equal(places, place_medoids(vectors))
+
+
+def test_clouds_do_not_reach_half_way_to_the_next_medoid():
+    rng = np.random.default_rng(3)
+    place = np.array([[0.0, 0.0], [1.0, 0.0], [10.0, 10.0]])
+    centre = np.eye(3, 6)
+    cluster = np.repeat([0, 1, 2], 20)
+    spots = spread(centre[cluster] + rng.normal(size=(60, 6)), cluster, centre, place)
+    away = np.abs(spots - place[cluster]).max(1)
+    assert (away[:40] <= 0.45 + 1e-9).all()
+    assert away[:20].max() > 0.2
+
+
+def test_small_helpers():
+    assert spread_over({1: "abc", 2: "d", 3: "ef"}, 5) == ["a", "d", "e", "b", "f"]
+    assert most({"a": 1, "b": 5, "c": 1}, 1, "rest") == {"b": 5, "rest": 2}
+    assert grouped_additions({"10": 2, "2": 1, "6": 1}, last=6) == {"2": 1, "6 or more": 3}
+    assert in_words("contradicts:lung_abnormality") == "contradicts the report: lung abnormality"
+    assert in_words("restates:effusion") == "the report already says it: no effusion"
