@@ -104,9 +104,9 @@ class GraphConfig:
     """An arc u -> c needs more than this share of u's co-occurrences (the paper's threshold on A-hat)."""
     min_support: int = 3
     """An arc needs more than this number of training studies that hold both clusters."""
-    veto_expected: float = 4.0
-    """A missing arc u -> c is a veto only where chance alone would have shown this many studies with both; a rarer pair
-    can't tell. 0 makes every missing arc a veto, as in the paper (and under the policies "paper" and "strict")."""
+    veto_expected: float = 5.0
+    """A missing arc u -> c is a veto only where chance alone would have shown this many studies with both (Cochran's
+    rule: smaller expected counts can't tell). 0 makes every missing arc a veto, as in the paper (and under the policies "paper" and "strict")."""
     min_purity: float = 0.95
     """A cluster whose sentences agree less than this on their sign is "mixed" and never added."""
 

@@ -7,6 +7,7 @@ The last line on standard output is the path of the run's page.
 from __future__ import annotations
 
 import sys
+import traceback
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -14,6 +15,9 @@ from raymedlt.config import parse
 from raymedlt.errors import RaymedltError
 
 T = TypeVar("T")
+
+_QUOTES_NO_REPORT = (OSError, ImportError, MemoryError)
+"""Exceptions whose messages are about files, packages and memory; others might quote a report."""
 
 
 def main(
@@ -41,5 +45,17 @@ def main(
     except RaymedltError as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return error.exit_code
+    except Exception as error:
+        print(_unexpected(error), file=sys.stderr)
+        return 1
     print(page)
     return 0
+
+
+def _unexpected(error: Exception) -> str:
+    """Where an error came from, without its message where that might quote a report."""
+    message = str(error) if isinstance(error, _QUOTES_NO_REPORT) else "(message left out: it might quote a report)"
+    return (
+        f"{''.join(traceback.format_tb(error.__traceback__))}{type(error).__name__}: {message}\n"
+        "This looks like a bug in raymedlt or a library. Finished work is kept: the same command goes on from there."
+    )

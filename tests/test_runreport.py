@@ -1,6 +1,7 @@
 """The run report: one file, no network, every text as text, and figures that a browser really draws."""
 
 import html
+import itertools
 import json
 import re
 import shutil
@@ -40,7 +41,8 @@ def all_figures(text="a"):
         flow([("in", text, 3), ("in", "out", 4), ("out", "end", 4), ("in", "never", 0)], caption="c"),
         heat_map([[1.0, None]], [text], ["x", "y"], [[label(text), ""]], caption="c", ticks={0.0: "chance"}, limit=2.0),
         points(
-            [{"name": text, "x": [1], "y": [2], "hover": [label(text)], "colour": "var(--normal)", "size": [5], "opacity": 0.5}],
+            [{"name": text, "x": [1], "y": [2], "hover": [label(text)], "colour": "var(--normal)", "size": [5],
+              "opacity": 0.5}],
             caption="c",
         ),
     ]  # fmt: skip
@@ -60,7 +62,11 @@ def page(text="a", **changes):
                     Paragraph(text),
                     KeyValues([(text, text), (text, text, text)], title=text),
                     Table(
-                        columns=[Column(name=text, hint=text), Column(name="n", numeric=True), Column(name="t", tag=True)],
+                        columns=[
+                            Column(name=text, hint=text),
+                            Column(name="n", numeric=True),
+                            Column(name="t", tag=True),
+                        ],
                         rows=[(text, 1, text)] * 9,
                         caption=text,
                         where=text,
@@ -70,7 +76,10 @@ def page(text="a", **changes):
                             Example(
                                 title=text,
                                 original=text,
-                                marked=[Marked(text=text, tag=text, evidence=[(text, text)]), Marked(text=text, tag=text, refused=True)],
+                                marked=[
+                                    Marked(text=text, tag=text, evidence=[(text, text)]),
+                                    Marked(text=text, tag=text, refused=True),
+                                ],
                             )
                         ]
                     ),
@@ -100,7 +109,7 @@ def test_untrusted_text_appears_as_text_everywhere():
         before = own[: place.start()]
         tail = before[before.rindex("document.title") - 60 :]
         assert re.search(r"&lt;script&gt;|onerror=&#34;|onerror=\\\"|\\u003cscript|lt;script", tail), tail
-    assert own.count("<script") == own.count("</script>") == 2 + len(all_figures()) + 0  # plotly, ours, one per figure
+    assert own.count("<script") == own.count("</script>") == 2 + len(all_figures())  # plotly, ours, one per figure
     assert "<img" not in own
     assert html.escape(EVIL, quote=False).replace('"', "&#34;").replace("'", "&#39;") in own
 
@@ -147,8 +156,7 @@ def test_numbers_in_cells():
 
 def test_plain_values():
     value = {"a": np.array([1.5, np.nan]), "b": [np.int32(3), True, None], 4: np.float32(0.5), "inf": float("inf")}
-    assert plain(value) == {"a": [1.5, None], "b": [3, True, None], "4": 0.5, "inf": None} or plain(value)["b"][0] == 3
-    json.dumps(plain({"a": [float("nan"), float("inf")]}), allow_nan=False)
+    assert plain(value) == {"a": [1.5, None], "b": [3, True, None], "4": 0.5, "inf": None}
 
 
 def test_figures_are_valid_plotly():
@@ -187,7 +195,7 @@ def test_nodes_of_a_flow_do_not_overlap():
     usable = 400 - 24
     scale = (usable - 3 * 18) / 1000  # the last column is the fullest: four nodes, three gaps
     places = sorted(zip(node["x"], node["y"], rows.values(), strict=True))
-    for (x, y, size), (next_x, next_y, next_size) in zip(places, places[1:], strict=False):
+    for (x, y, size), (next_x, next_y, next_size) in itertools.pairwise(places):
         if x == next_x:
             assert next_y * usable - scale * next_size / 2 >= y * usable + scale * size / 2 + 17
     assert flow([], caption="c").data[0]["node"]["label"] == []
@@ -213,7 +221,7 @@ def test_a_browser_draws_the_figures_and_offers_no_upload(tmp_path):
     )  # fmt: skip
     assert "CONSOLE" not in done.stderr, [line for line in done.stderr.splitlines() if "CONSOLE" in line]
     drawn = done.stdout
-    assert drawn.count("js-plotly-plot") == len(all_figures())
+    assert len(re.findall(r'class="plot js-plotly-plot"', drawn)) == len(all_figures())
     assert not re.search(r"<title>owned", drawn)
     buttons = set(re.findall(r'class="modebar-btn[^"]*"[^>]*data-(?:attr|title)="([^"]*)"', drawn))
     assert not [button for button in buttons if re.search("share|cloud|send|chart studio", button, re.IGNORECASE)]

@@ -90,29 +90,38 @@ class ClusterModel:
             InputError: vectors of another width than the model's.
         """
         if isinstance(sentences_or_vectors, np.ndarray):
+            keys = None
             vectors = check_vectors(sentences_or_vectors)
         else:
-            vectors = self._encode(list(sentences_or_vectors))
+            from raymedlt.reports.sentences import sentence_key
+
+            # Fitted sentences were embedded by their key: do the same here.
+            keys = [sentence_key(sentence) or sentence for sentence in sentences_or_vectors]
+            vectors = self._encode(keys)
         if vectors.shape[1] != self.vectors.shape[1]:
             raise InputError(
                 f"vectors of width {vectors.shape[1]}", f"width {self.vectors.shape[1]}", "use the model's own encoder"
             )
         nearest, distances = nearest_clustered(vectors, self.vectors, self.labels)
-        ids = np.where((nearest >= 0) & (distances <= self.limit), self.labels[nearest], -1).astype(np.int32)
-        if len(self.keys) and len(vectors):
+        ids = np.full(len(vectors), -1, np.int32)
+        near = (nearest >= 0) & (distances <= self.limit)
+        ids[near] = self.labels[nearest[near]]
+        if keys is not None:
+            label_of = dict(zip(self.keys, self.labels.tolist(), strict=True))
+            for row, key in enumerate(keys):
+                ids[row] = label_of.get(key, ids[row])
+        elif len(self.keys) and len(vectors):
             squares, place = faiss().knn(vectors, self.vectors, 1)
             fitted = squares[:, 0] <= EXACT_MATCH
             ids[fitted] = self.labels[place[fitted, 0]]
         return ids, distances
 
-    def _encode(self, sentences: list[str]) -> Vectors:
+    def _encode(self, keys: list[str]) -> Vectors:
         from raymedlt.embedding.encoder import Encoder
-        from raymedlt.reports.sentences import sentence_key
 
         if self._loaded is None:
             self._loaded = Encoder(self.encoder, self.precision)  # type: ignore[arg-type]
-        # Fitted sentences were embedded by their key: do the same here.
-        vectors: Vectors = self._loaded.encode([sentence_key(sentence) or sentence for sentence in sentences])
+        vectors: Vectors = self._loaded.encode(keys)
         return vectors
 
     def save(self, folder: str | Path) -> None:

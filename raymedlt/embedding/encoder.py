@@ -26,6 +26,7 @@ from raymedlt.errors import ConfigError, InputError
 
 Precision = Literal["float32", "bfloat16"]
 MIN_AGREEMENT = 0.9999  # cosine to float32 below which reduced precision is refused
+_KNOWN_MODULES = {"Transformer", "Pooling", "Normalize"}
 PROBE_SENTENCES = (
     "The heart is normal in size.",
     "There is a small left pleural effusion with adjacent atelectasis.",
@@ -61,8 +62,18 @@ def read_layout(folder: Path) -> ModelLayout:
     """Read `modules.json` and its neighbours; a plain transformers folder means mean pooling.
 
     Raises:
-        ConfigError: the folder holds a pooling that this encoder doesn't know (for example "max" or "lasttoken").
+        ConfigError: the folder holds a pooling that this encoder doesn't know (for example "max" or "lasttoken"), or a
+            layer behind it (for example "Dense").
     """
+    if (folder / "modules.json").exists():
+        modules = json.loads((folder / "modules.json").read_text())
+        unknown = {str(module["type"]).rsplit(".", 1)[-1] for module in modules} - _KNOWN_MODULES
+        if unknown:
+            raise ConfigError(
+                f"the model has layers that this encoder doesn't know: {sorted(unknown)}",
+                "a transformer, a pooling and a normalisation",
+                "choose another --embedding.model",
+            )
     max_tokens = 512
     for name in ("sentence_bert_config.json", "sentence_xlnet_config.json"):
         if (folder / name).exists():

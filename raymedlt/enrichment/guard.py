@@ -7,7 +7,7 @@ report is two ANDs, whatever the size of either.
 A donor sentence denies things (only normal sentences are donated). Against a report it is refused when
 * it denies what the report asserts: the same finding, a kind of it, its kind, or one that radiologists use for the same
   shadow (`clashes` of the vocabulary), on the same side or where either side is open: reason "contradicts:<finding>";
-* all that it denies is denied already: reason "restates:<finding>".
+* the report denies the same already, or more: reason "restates:<finding>".
 Whatever the report, a donor is unfit when the engine flagged it (numbers, time, technique, devices): "unfit:<flag>".
 """
 
@@ -118,18 +118,14 @@ def signature(judgement: Judgement) -> Signature:
     return Signature(denials, claims_of(judgement).denied)
 
 
-def overlap(donor: Signature, report: Claims) -> int:
-    """How many of the donor's denials the report makes already."""
-    return sum(bool(cover & report.denied) for _, _, cover in donor.denials)
-
-
 def refusal(donor: Signature, report: Claims) -> str | None:
     """Why `donor` may not be added to a report that makes the claims `report`; None if it may."""
     for finding, clash, _ in donor.denials:
         if clash & report.asserted:
             return f"contradicts:{finding}"
-    if donor.denials and all(cover & report.denied for _, _, cover in donor.denials):
-        return f"restates:{donor.denials[0][0]}"
+    for finding, _, cover in donor.denials:
+        if cover & report.denied:
+            return f"restates:{finding}"
     return None
 
 

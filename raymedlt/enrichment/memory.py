@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from raymedlt.clustering.model import ClusterModel
 from raymedlt.config import EnrichConfig
@@ -17,7 +18,7 @@ from raymedlt.enrichment.knowledge import Knowledge, SectionFit, cluster_section
 from raymedlt.enrichment.tables import clusters_table, edges_table, sentences_table
 from raymedlt.enrichment.writing import write_reports
 from raymedlt.errors import InputError
-from raymedlt.schema import REPORTS, conform
+from raymedlt.schema import REPORTS, SPLITS, conform
 
 Embed = Callable[[Sequence[str]], npt.NDArray[np.float32]]
 
@@ -41,7 +42,8 @@ def enrich(reports: pa.Table, config: EnrichConfig | None = None) -> EnrichmentR
 
     Args:
         reports: at least the columns report_id and findings or impression; the others of schema.REPORTS are filled in
-            (study_id and patient_id by report_id, split by "train", texts and lists by nothing).
+            (study_id and patient_id by report_id, split by "train", language by "en", texts and lists by nothing), and
+            so are nulls.
         config: default `EnrichConfig()`; its `reports`, `output` and job verbs are not looked at.
 
     Raises:
@@ -83,7 +85,8 @@ def complete(reports: pa.Table) -> pa.Table:
     """`reports` with every column of schema.REPORTS.
 
     Raises:
-        InputError: no column report_id, neither findings nor impression, or a report id twice.
+        InputError: no column report_id, neither findings nor impression, a report id twice or missing, or an unknown
+            split.
     """
     if "report_id" not in reports.column_names or not {"findings", "impression"} & set(reports.column_names):
         raise InputError(
@@ -94,9 +97,10 @@ def complete(reports: pa.Table) -> pa.Table:
     rows = reports.num_rows
     defaults: dict[str, Any] = {"split": "train", "language": "en"}
     for name in REPORTS.names:
-        if name in reports.column_names:
-            continue
         field = REPORTS.field(name)
+        if name in reports.column_names:
+            reports = _without_nulls(reports, name, [] if pa.types.is_list(field.type) else defaults.get(name, ""))
+            continue
         if name in ("study_id", "patient_id"):
             column = reports["report_id"]
         elif pa.types.is_list(field.type):
@@ -105,9 +109,26 @@ def complete(reports: pa.Table) -> pa.Table:
             column = pa.array([defaults.get(name, "")] * rows, field.type)
         reports = reports.append_column(name, column)
     reports = conform(reports, REPORTS, "reports")
+    if pc.any(pc.equal(reports["report_id"], "")).as_py():
+        raise InputError("a report without a report_id", "an id in every row", "give every report an id")
+    if set(reports["split"].unique().to_pylist()) - set(SPLITS):
+        raise InputError("the column split holds other words", ", ".join(SPLITS), "rename the splits")
     if len(reports["report_id"].unique()) != rows:
         raise InputError("a report_id is given twice", "distinct report ids", "drop or rename the duplicates")
     return reports
+
+
+def _without_nulls(reports: pa.Table, name: str, default: object) -> pa.Table:
+    """`reports` with `default` for the nulls of column `name`; study and patient ids by report id."""
+    if not reports[name].null_count:
+        return reports
+    column, ids = reports[name].to_pylist(), reports["report_id"].to_pylist()
+    filled: list[object]
+    if name in ("study_id", "patient_id"):
+        filled = [str(ids[row]) if cell is None else str(cell) for row, cell in enumerate(column)]
+    else:
+        filled = [default if cell is None else cell for cell in column]
+    return reports.set_column(reports.column_names.index(name), name, pa.array(filled))
 
 
 def fit(reports: pa.Table, config: EnrichConfig, embed: Embed) -> tuple[Knowledge, list[SectionFit]]:

@@ -188,8 +188,9 @@ def condition_blocks(sentences: pa.Table, certificates: Mapping[str, Certificate
         Paragraph(
             "HDBSCAN finds clusters as dense regions that stay together over many density thresholds, along a minimum"
             " spanning tree of all sentences. A certified edge is one for which it was proved that no shorter"
-            " connection was missed; when all edges are certified, the clusters are those of an exhaustive computation. Noise"
-            " sentences are close to nothing; those near enough to a cluster of their own sign get a second chance."
+            " connection was missed; when all edges are certified, the clusters are those of an exhaustive computation."
+            " Noise sentences are close to nothing; those near enough to a cluster of their own sign get a"
+            " second chance."
         )
     ]
     for name, certificate in certificates.items():

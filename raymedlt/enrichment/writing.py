@@ -24,7 +24,9 @@ from raymedlt.schema import ADDITIONS, ENRICHED, REFUSALS, TRAIN
 from raymedlt.seeds import keyed_seed
 
 NO_FINDINGS, OTHER_SPLIT, HAS_NOISE, ALL_NOISE = "no findings", "not training", "unclustered sentence", "no cluster"
+OTHER_LANGUAGE = "another language"
 NOTHING_FITS, ALL_REFUSED, CONTROL_NONE = "nothing goes with all of its findings", "guard refused all", "control"
+SAME_TEXT = "drew its own sentences"  # the control "paraphrase" only
 
 
 @dataclass(frozen=True)
@@ -153,26 +155,45 @@ class _Writer:
             why = NO_FINDINGS
         elif row["split"] != TRAIN:
             why = OTHER_SPLIT
+        elif row["language"] != self.knowledge.language:
+            why = OTHER_LANGUAGE  # the guard could not read it, and the donors are of the knowledge's language
         elif self.config.control == "none":
             why = CONTROL_NONE
         else:
             self.with_findings += 1
+            if self.config.control == "paraphrase":
+                self._write_paraphrases(row)
+                return
             claims = report_claims(keys, row["impression"], row["indication"], self.knowledge.language)
             found = offer(self.knowledge, keys, claims)
             why = self._why_nothing(found)
             self._refuse(row["report_id"], found)
         self.offered += len(found.passing)
+        self.cut_off += not why and not self._valid_sets(found.offered)[1]
         for variant in range(self.config.variants):
             seed = keyed_seed(self.config.seed, row["report_id"], variant)
             picks = [] if why else self._draw(found, random.Random(seed), claims)
             if self.config.control == "random":
                 picks = self._random_instead(len(picks), random.Random(seed))
-            text, added = self._compose(row["findings"], keys, [number for _, number in picks], random.Random(seed))
-            changed = text != row["findings"]
-            self._count(why if not changed else "", added, variant)
-            self._emit(row, variant, text, added, changed, why)
+            text = append(row["findings"], [self.knowledge.texts[number] for _, number in picks])
+            self._emit(row, variant, text, len(picks), why)
             for position, (c, number) in enumerate(picks):
                 self._provenance(row["report_id"], variant, position, c, number, found, picks, seed)
+
+    def _write_paraphrases(self, row: dict[str, Any]) -> None:
+        """The control "paraphrase": every clustered sentence becomes a random member of its own cluster."""
+        sentences = split_sentences(row["findings"])
+        labels = [self.knowledge.label_of.get(sentence_key(sentence), -1) for sentence in sentences]
+        for variant in range(self.config.variants):
+            if max(labels) < 0:
+                self._emit(row, variant, row["findings"], 0, ALL_NOISE)
+                continue
+            rng = random.Random(keyed_seed(self.config.seed, row["report_id"], variant))
+            replaced = [
+                sentence if label < 0 else self.knowledge.texts[rng.choice(self.knowledge.members[label])]
+                for sentence, label in zip(sentences, labels, strict=True)
+            ]
+            self._emit(row, variant, " ".join(map(finished, replaced)), 0, SAME_TEXT)
 
     def _why_nothing(self, found: Offer) -> str:
         if found.noise and self.knowledge.policy.skip_noise:
@@ -194,13 +215,15 @@ class _Writer:
         for name, value in zip(REFUSALS.names, (report_id, c, medoid, reason), strict=True):
             self.rows.refusals[name].append(value)
 
-    def _draw(self, found: Offer, rng: random.Random, claims: guard.Claims) -> list[tuple[int, int]]:
-        """One maximal valid set, uniformly; then a donor for each cluster, uniformly. Strongest support first."""
-        offered = found.offered
+    def _valid_sets(self, offered: int) -> tuple[list[int], bool]:
+        """Maximal valid sets among the offered clusters, and whether all are listed; remembered."""
         if offered not in self.cliques:
             self.cliques[offered] = maximal_cliques(self.knowledge.linked, offered, self.config.writing.max_cliques)
-        sets, complete = self.cliques[offered]
-        self.cut_off += not complete
+        return self.cliques[offered]
+
+    def _draw(self, found: Offer, rng: random.Random, claims: guard.Claims) -> list[tuple[int, int]]:
+        """One maximal valid set, uniformly; then a donor for each cluster, uniformly. Strongest support first."""
+        sets, _ = self._valid_sets(found.offered)
         chosen = sorted(bits(rng.choice(sets)), key=lambda c: (-self._evidence(found, c)[0], c))
         picks: list[tuple[int, int]] = []
         said = claims
@@ -209,12 +232,9 @@ class _Writer:
             if self.knowledge.policy.guard:
                 # What was added before counts as said: two additions never say the same.
                 groups = tuple(group for group in groups if guard.refusal(group.signature, said) is None)
-            if not groups:
-                continue
-            # A donor that repeats nothing is drawn before one that repeats a part.
-            least = min(guard.overlap(group.signature, said) for group in groups)
-            groups = tuple(group for group in groups if guard.overlap(group.signature, said) == least)
             numbers = sorted(number for group in groups for number in group.members)
+            if not numbers:
+                continue
             number = rng.choice(numbers)
             picks.append((c, number))
             said |= guard.judged(self.knowledge.keys[number], self.knowledge.language)[1]
@@ -228,23 +248,6 @@ class _Writer:
         chosen = rng.sample(range(len(self.knowledge.members)), count)
         return [(c, rng.choice(self.knowledge.members[c])) for c in chosen]
 
-    def _compose(self, findings: str, keys: list[str], numbers: list[int], rng: random.Random) -> tuple[str, int]:
-        if self.config.control == "paraphrase":
-            return self._paraphrase(keys, findings, rng), 0
-        if not numbers:
-            return findings, 0
-        return append(findings, [self.knowledge.texts[number] for number in numbers]), len(numbers)
-
-    def _paraphrase(self, keys: list[str], findings: str, rng: random.Random) -> str:
-        """The control "paraphrase": every clustered sentence becomes a random member of its own cluster."""
-        if not keys:
-            return findings
-        result = []
-        for key, sentence in zip(keys, split_sentences(findings), strict=True):
-            label = self.knowledge.label_of.get(key, -1)
-            result.append(sentence if label < 0 else self.knowledge.texts[rng.choice(self.knowledge.members[label])])
-        return " ".join(map(finished, result))
-
     def _count(self, why: str, added: int, variant: int) -> None:
         if variant:
             return
@@ -254,13 +257,17 @@ class _Writer:
             self.enriched += 1
             self.added[str(added)] = self.added.get(str(added), 0) + 1
 
-    def _emit(self, row: dict[str, Any], variant: int, text: str, added: int, changed: bool, why: str) -> None:
+    def _emit(self, row: dict[str, Any], variant: int, text: str, added: int, why: str) -> None:
+        """One row of `enriched`. why: the reason where the text is unchanged."""
+        changed = text != row["findings"]
+        why = "" if changed else why
+        self._count(why, added, variant)
         values = {
             **row,
             "enriched_findings": text,
             "added": added,
             "status": "enriched" if changed else "unchanged",
-            "why_unchanged": "" if changed else (why or CONTROL_NONE),
+            "why_unchanged": why,
             "variant": variant,
         }
         for name in ENRICHED.names:

@@ -126,6 +126,7 @@ def bars(
                 "title": {"text": unit, "font": {"color": FAINT, "size": 12}, "standoff": 10},
                 "fixedrange": True,
                 "rangemode": "tozero",
+                "tickangle": 0,
             },
             yaxis={
                 "autorange": "reversed",
@@ -139,6 +140,7 @@ def bars(
         ),
         caption=caption,
         height=max(130, BAR_PIXELS * len(shown) + 64),
+        least_width=560 if max(map(len, shown), default=0) > 26 else 0,
     )
 
 
@@ -155,9 +157,8 @@ def flow(
     number = {name: place for place, name in enumerate(names)}
     inflow = {name: sum(rows for _, target, rows in real if target == name) for name in names}
     outflow = {name: sum(rows for source, _, rows in real if source == name) for name in names}
-    across, down = _columns_of_flow(
-        real, {name: max(inflow[name], outflow[name]) for name in names}, height - 2 * FLOW_MARGIN
-    )
+    size = {name: max(inflow[name], outflow[name]) for name in names}
+    across, down = _columns_of_flow(real, size, height - 2 * FLOW_MARGIN)
     paint = [(colours or {}).get(name, ACCENT) for name in names]
     return Figure(
         data=[
@@ -165,7 +166,7 @@ def flow(
                 "type": "sankey",
                 "arrangement": "fixed",
                 "node": {
-                    "label": [f"{label(name)} <b>{max(inflow[name], outflow[name]):,}</b>" for name in names],
+                    "label": [f"{label(name, longest=48)} <b>{size[name]:,}</b>" for name in names],
                     "color": paint,
                     "x": across,
                     "y": down,
@@ -202,10 +203,10 @@ def _columns_of_flow(
     for source, target, _ in links:
         depth[target] = max(depth[target], depth[source] + 1)
     last = max(depth.values(), default=0) or 1
+    nodes = {column: [name for name in rows if depth[name] == column] for column in depth.values()}
     scale = min(
-        (height - FLOW_GAP * (list(depth.values()).count(column) - 1))
-        / sum(rows[n] for n in rows if depth[n] == column)
-        for column in set(depth.values())
+        ((height - FLOW_GAP * (len(names) - 1)) / sum(rows[name] for name in names) for names in nodes.values()),
+        default=1.0,
     )
     across, down = [], []
     filled = dict.fromkeys(depth.values(), 0.0)

@@ -21,11 +21,17 @@ from raymedlt.runreport.page import Examples, Figure
 from raymedlt.schema import CLUSTERS, EDGES, REJECTED, SENTENCES
 
 THEMES = {
-    "pleura": ["There is no pleural effusion", "No pleural effusion is seen", "No pleural effusion", "Pleural effusion is absent"],
+    "pleura": ["There is no pleural effusion", "No pleural effusion is seen", "No pleural effusion", "No effusion"],
     "heart": ["The heart is normal in size", "Heart size is normal", "Normal heart size", "The heart size is normal"],
     "air": ["There is no pneumothorax", "No pneumothorax is seen", "No pneumothorax", "No evidence of pneumothorax"],
-    "nodule": ["There is a nodule <b>in</b> the right lung", "Right lung nodule", "A right lung nodule", "Nodule of the right lung"],
-}  # fmt: skip
+    "lungs": ["The lungs are clear", "Lungs are clear", "Clear lungs", "Both lungs are clear"],
+    "nodule": [
+        "There is a nodule <b>in</b> the right lung",
+        "Right lung nodule",
+        "A right lung nodule",
+        "A lung nodule",
+    ],
+}
 
 
 def embed(sentences):
@@ -50,7 +56,13 @@ def run():
         themes = [name for name in THEMES if rng.random() < 0.7]
         findings.append(" ".join(THEMES[name][rng.integers(4)] + "." for name in themes))
     reports = complete(
-        pa.table({"report_id": [f"r{n:03}" for n in range(120)], "findings": findings, "impression": ["Normal."] * 120})
+        pa.table(
+            {
+                "report_id": [f"r{n:03}" for n in range(120)],
+                "findings": findings,
+                "impression": ["Follow up as needed."] * 120,
+            }
+        )
     )
     config = EnrichConfig(clustering=ClusteringConfig(min_cluster_size=3, min_samples=2), policy="safe")
     knowledge, fits = fit(reports, config, embed)

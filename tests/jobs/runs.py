@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import csv
+import functools
 import hashlib
 import json
 import os
 import random
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -28,7 +30,7 @@ COLUMNS = ["report_id", "study_id", "patient_id", "split", "findings", "impressi
 TABLES = ("enriched", "additions", "refusals", "sentences", "clusters", "edges", "rejected")
 
 SMALL_SHARDS = (
-    "--embedding.batch_sentences", "16", "--embedding.shard_sentences", "32", "--writing.shard_reports", "50",
+    "--embedding.batch_sentences", "16", "--embedding.shard_sentences", "16", "--writing.shard_reports", "50",
 )  # fmt: skip
 
 NORMAL = {
@@ -182,6 +184,29 @@ def marked(output: Path, stage: str) -> list[str]:
     """Finished shards of a stage, as the ledger lists them."""
     folder = output / "_ledger" / stage
     return sorted(path.stem for path in folder.glob("*.json")) if folder.is_dir() else []
+
+
+@dataclass(frozen=True)
+class Undisturbed:
+    """A run that nothing disturbed: the standard that others are compared with."""
+
+    folder: tempfile.TemporaryDirectory[str]  # lives as long as this object
+    source: Path
+    output: Path
+    printed: subprocess.CompletedProcess[str]
+    seconds: float
+
+
+@functools.cache
+def undisturbed() -> Undisturbed:
+    """400 reports, small shards, two threads, started as a user does: once per test session."""
+    folder = tempfile.TemporaryDirectory(prefix="raymedlt-")
+    source, output = small_reports(Path(folder.name) / "small.csv"), Path(folder.name) / "run"
+    began = time.monotonic()
+    printed = script(*arguments_of(source, output, "--workers", "2"))
+    seconds = time.monotonic() - began
+    assert printed.returncode == 0, printed.stderr
+    return Undisturbed(folder, source, output, printed, seconds)
 
 
 @dataclass(frozen=True)
