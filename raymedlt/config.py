@@ -106,7 +106,8 @@ class GraphConfig:
     """An arc needs more than this number of training studies that hold both clusters."""
     veto_expected: float = 5.0
     """A missing arc u -> c is a veto only where chance alone would have shown this many studies with both (Cochran's
-    rule: smaller expected counts can't tell). 0 makes every missing arc a veto, as in the paper (and under the policies "paper" and "strict")."""
+    rule: smaller expected counts can't tell). 0 makes every missing arc a veto, as in the paper (and under the policies
+    "paper" and "strict")."""
     min_purity: float = 0.95
     """A cluster whose sentences agree less than this on their sign is "mixed" and never added."""
 
@@ -149,7 +150,7 @@ class EnrichConfig:
     writing: WritingConfig = field(default_factory=WritingConfig)
     """The writing of additions."""
     policy: Literal["paper", "safe", "strict"] = "safe"
-    """paper: as published (no guard, unclustered sentences skip the report); safe: guarded; strict: strong evidence."""
+    """paper: as published (no guard, unclustered sentences skip the report); safe: guarded; strict: all must vouch."""
     control: Literal["semantic", "random", "paraphrase", "none"] = "semantic"
     """semantic: the method; random, paraphrase, none: controls for ablation studies."""
     variants: int = 1

@@ -92,8 +92,11 @@ def hdbscan_fit(
         The same partition as `hdbscan.HDBSCAN(min_cluster_size, min_samples)` up to tied distances.
 
     Raises:
-        InputError: vectors that are not finite or not two-dimensional.
+        InputError: vectors that are not finite or not two-dimensional, or a parameter below its least value.
     """
+    for name, value, least in (("min_cluster_size", min_cluster_size, 2), ("min_samples", min_samples, 1)):
+        if value < least:
+            raise InputError(f"{name} is {value}", f"at least {least}", f"change {name}")
     if mode != "exact":
         raise InputError(f"mode is {mode!r}", "'exact'", "leave mode out")
     vectors = check_vectors(vectors_ND)

@@ -11,7 +11,9 @@ policy.py        paper, safe, strict
 tables.py        knowledge as tables
 memory.py        all of it in memory
 distributed.py   all of it as a Ray job, shard by shard
-page.py          the run report
+finish.py        counts that must agree, card, manifest
+stages.py        what each stage does to one shard
+page.py          the run report (with sections.py, figures.py, clustermap.py)
 
 Source: SemEnrich (arXiv 2604.09887); where raymedlt differs, the module says so.
 """

@@ -207,7 +207,11 @@ def timings_of(outcome: Outcome) -> dict[str, Any]:
     """Seconds of this run; start-up (loading the encoder, starting Ray) is what does not grow with the data."""
     start_up = {name: outcome.timings[name] for name in START_UP if name in outcome.timings}
     work = {name: seconds for name, seconds in outcome.timings.items() if name not in START_UP}
-    return {"start_up": start_up, "work": work, "seconds_before_the_page_was_written": outcome.seconds}
+    return {
+        "start_up": start_up,
+        "work": work,
+        "seconds_before_the_page_was_written": outcome.seconds,
+    }
 
 
 def card(outcome: Outcome) -> str:

@@ -33,18 +33,6 @@ class Arcs(NamedTuple):
     lift_lower: npt.NDArray[np.float32]
     opposite: npt.NDArray[np.int32]
 
-    def keep(self, which: npt.NDArray[np.bool_]) -> Arcs:
-        """The arcs that `which` marks."""
-        return Arcs(
-            self.source[which],
-            self.target[which],
-            self.support[which],
-            self.confidence[which],
-            self.lift[which],
-            self.lift_lower[which],
-            self.opposite[which],
-        )
-
 
 def membership(pairs_P2: npt.NDArray[np.int64], studies: int, clusters: int) -> sparse.csr_array:
     """0/1 matrix [S, C] from pairs (study, cluster) without noise; a study is a *set* of clusters."""

@@ -169,7 +169,6 @@ def learn(findings: SectionFit, impression: SectionFit, config: EnrichConfig, la
     opposite_SC = _opposites([findings, impression], donors, language)
     arcs = build_arcs(member_SC, addable_C, config.graph.min_share, config.graph.min_support, opposite_SC)
     held_C = np.asarray(member_SC.sum(0)).ravel()
-    arcs = arcs.keep(arcs.opposite <= policy.max_opposite * held_C[arcs.source])
     forward, backward = [0] * clusters, [0] * clusters
     for source, target in zip(arcs.source.tolist(), arcs.target.tolist(), strict=True):
         forward[source] |= 1 << target

@@ -18,7 +18,6 @@ class Policy:
     all_veto: every cluster of a report must have an arc to an addition (the paper); otherwise at least one, and
         no cluster may speak against it (see graph.veto_expected).
     min_typical: a donor denies nothing that less than this share of its cluster's occurrences deny.
-    max_opposite: an arc u -> c is cut when more than this share of u's studies state the opposite of c.
     """
 
     skip_noise: bool
@@ -27,12 +26,35 @@ class Policy:
     both_ways: bool
     second_chance: bool
     all_veto: bool
-    max_opposite: float
     min_typical: float
 
 
 POLICIES = {
-    "paper": Policy(True, False, ("normal", "neutral"), False, False, True, 1.0, 0.0),
-    "safe": Policy(False, True, ("normal",), True, True, False, 1.0, 0.2),
-    "strict": Policy(False, True, ("normal",), True, True, True, 0.05, 0.5),
+    "paper": Policy(
+        skip_noise=True,
+        guard=False,
+        signs=("normal", "neutral"),
+        both_ways=False,
+        second_chance=False,
+        all_veto=True,
+        min_typical=0.0,
+    ),
+    "safe": Policy(
+        skip_noise=False,
+        guard=True,
+        signs=("normal",),
+        both_ways=True,
+        second_chance=True,
+        all_veto=False,
+        min_typical=0.2,
+    ),
+    "strict": Policy(
+        skip_noise=False,
+        guard=True,
+        signs=("normal",),
+        both_ways=True,
+        second_chance=True,
+        all_veto=True,
+        min_typical=0.5,
+    ),
 }

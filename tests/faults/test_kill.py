@@ -1,0 +1,160 @@
+"""kill -9 of the driver and of workers: the same command finishes the run with the same bytes, and redoes no shard."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "jobs"))
+
+from runs import (
+    SENTINEL,
+    Finished,
+    Undisturbed,
+    arguments_of,
+    descendants,
+    inside,
+    marked,
+    start,
+    tables_of,
+    undisturbed,
+    wait_for,
+)
+
+Start = Callable[..., subprocess.Popen[str]]
+
+
+@pytest.fixture(scope="module")
+def standard() -> Undisturbed:
+    return undisturbed()
+
+
+@pytest.fixture
+def begin(standard: Undisturbed, tmp_path: Path) -> Iterator[Start]:
+    """Starts the job on the standard's source into tmp_path/run; ends what it started."""
+    started: list[subprocess.Popen[str]] = []
+
+    def begin(*more: str) -> subprocess.Popen[str]:
+        words = arguments_of(standard.source, tmp_path / "run", *more)
+        started.append(start(*words, log=tmp_path / "log"))
+        return started[-1]
+
+    yield begin
+    for process in started:
+        own = descendants(process.pid) if process.poll() is None else {}
+        for pid in (process.pid, *own):
+            end(pid)
+        process.wait(timeout=30)
+
+
+def end(pid: int) -> None:
+    """SIGKILL, if it is still there."""
+    try:
+        os.kill(pid, signal.SIGKILL)
+    except ProcessLookupError:
+        pass
+
+
+@pytest.mark.parametrize("stage", ["embed", "cluster", "write"])
+def test_a_killed_driver_loses_only_what_was_under_way(
+    stage: str, standard: Undisturbed, begin: Start, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "run"
+    driver = begin("--workers", "2")
+    wait_for(lambda: marked(output, stage), driver)
+    driver.kill()
+    assert driver.wait(timeout=30) == -signal.SIGKILL
+    assert not (output / "manifest.json").exists()
+    assert (output / "_ledger/driver.json").exists()  # nobody was left to take the lock away
+
+    before = Finished.of(output)
+    assert any(f"_ledger/{stage}/" in name for name in before.files)
+    assert inside(*arguments_of(standard.source, output, "--workers", "2")) == 0
+    assert before.written_again(output) == []
+    assert tables_of(output) == tables_of(standard.output)
+    assert marked(output, "write") == marked(standard.output, "write")
+    assert "already done" in capsys.readouterr().err
+    assert not [path for path in output.rglob("*") if path.name.startswith("_tmp")]
+
+
+@pytest.mark.parametrize("stage", ["keys", "write"])
+def test_sigterm_ends_with_143_and_the_same_command_goes_on(
+    stage: str, standard: Undisturbed, begin: Start, tmp_path: Path
+) -> None:
+    """After `keys` the encoder's libraries are being imported: an exception may come up anywhere in there."""
+    output = tmp_path / "run"
+    driver = begin()
+    wait_for(lambda: marked(output, stage), driver)
+    driver.terminate()
+    assert driver.wait(timeout=60) == 143
+    told = (tmp_path / "log").read_text()
+    assert "stopped by SIGTERM" in told
+    assert "give the same command again" in told
+    assert "Traceback" not in told
+    assert "report.html" not in told
+    assert not (output / "_ledger/driver.json").exists()
+
+    before = Finished.of(output)
+    assert inside(*arguments_of(standard.source, output)) == 0
+    assert before.written_again(output) == []
+    assert tables_of(output) == tables_of(standard.output)
+
+
+def test_killed_workers_are_replaced_and_nothing_shows(standard: Undisturbed, begin: Start, tmp_path: Path) -> None:
+    """A worker process dies while reports are arranged, while sentences are embedded, and while reports are written."""
+    output = tmp_path / "run"
+    driver = begin("--ray_from", "0", "--workers", "2")
+    killed: dict[str, int] = {}
+
+    def kill_worker(stage: str) -> bool:
+        """One worker process of this run's own Ray; a busy one once the stage has begun."""
+        workers = {pid: line for pid, line in descendants(driver.pid).items() if line.startswith("ray::")}
+        busy = [pid for pid, line in workers.items() if "IDLE" not in line and pid not in killed.values()]
+        if busy:
+            killed[stage] = busy[0]
+            end(busy[0])
+        return bool(busy)
+
+    wait_for(lambda: marked(output, "read") and kill_worker("arrange"), driver)
+    wait_for(lambda: marked(output, "precision") and kill_worker("embed"), driver)
+    wait_for(lambda: marked(output, "learn") and kill_worker("write"), driver)
+    assert driver.wait(timeout=180) == 0, (tmp_path / "log").read_text()[-3000:]
+    assert len(set(killed.values())) == 3
+    assert tables_of(output) == tables_of(standard.output)
+    told = (tmp_path / "log").read_text()
+    assert told.splitlines()[-1] == str(output / "report.html")
+    assert SENTINEL not in told
+
+
+def test_a_driver_killed_with_ray_leaves_no_process_and_a_run_that_goes_on(
+    standard: Undisturbed, begin: Start, tmp_path: Path
+) -> None:
+    """As on a spot cluster that vanishes: what lies on the storage is enough, and threads may go on where Ray was."""
+    output = tmp_path / "run"
+    driver = begin("--ray_from", "0", "--workers", "2")
+    wait_for(lambda: marked(output, "arrange"), driver)
+    own = descendants(driver.pid)
+    assert any("raylet" in line for line in own.values())
+    driver.kill()
+    assert driver.wait(timeout=30) == -signal.SIGKILL
+    before = Finished.of(output)
+    wait_for(lambda: not [pid for pid in own if Path(f"/proc/{pid}/cmdline").exists() and _same(pid, own[pid])], None, 60)
+
+    assert inside(*arguments_of(standard.source, output)) == 0
+    assert before.written_again(output) == []
+    assert tables_of(output) == tables_of(standard.output)
+
+
+def _same(pid: int, line: str) -> bool:
+    """Whether the process is still the one with that command line, and no zombie."""
+    try:
+        now = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+    except OSError:
+        return False
+    return bool(now) and now.split()[:1] == line.split()[:1]
