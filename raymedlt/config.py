@@ -53,6 +53,8 @@ class EmbeddingConfig:
     """Folder or hub name of a sentence-transformers model. Default: the packaged all-MiniLM-L6-v2, offline."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """auto: bfloat16 where the processor has it and a sample agrees with float32 (cosine >= .9999); else float32."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where the encoder runs. auto: a GPU if this machine or the Ray cluster has one. Settled once per run."""
     batch_sentences: int = 64
     """Sentences computed together (of similar length). What is computed together follows from this number alone."""
     shard_sentences: int = 2048

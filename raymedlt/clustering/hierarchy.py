@@ -36,11 +36,14 @@ class Flat(NamedTuple):
     exemplars_C: list[npt.NDArray[np.int64]]
 
 
-def prim_walk(graph: Edges, points: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
-    """The order in which Prim's algorithm visits points from point 0, int64 [N], and each step's weight, float64 [N-1].
+def prim_walk(
+    graph: Edges, points: int
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.float64]]:
+    """The edges that Prim's algorithm takes from point 0 on: from, to (both int64 [N-1]) and weight, float64 [N-1].
 
     `graph` holds a minimum spanning tree and every edge that ties with one of its edges at a core distance (neighbour
-    lists longer than min_samples do). Of equally near points the one with the smaller number goes first.
+    lists longer than min_samples do). Of equally near points the one with the smaller number goes first; of
+    equally short edges to it, the one from the point that was visited first.
     O(E log E) in Python: 40 ms for 5,500 points with lists of 16.
     """
     source, target = np.r_[graph.low, graph.high], np.r_[graph.high, graph.low]
@@ -48,6 +51,7 @@ def prim_walk(graph: Edges, points: int) -> tuple[npt.NDArray[np.int64], npt.NDA
     starts = np.searchsorted(source[by_source], np.arange(points + 1)).tolist()
     targets, weights = target[by_source].tolist(), np.r_[graph.weight, graph.weight][by_source].tolist()
     nearest, visited = [np.inf] * points, [False] * points
+    origin = [0] * points
     order, steps = [], []
     heap = [(0.0, 0)]
     while heap:
@@ -60,9 +64,10 @@ def prim_walk(graph: Edges, points: int) -> tuple[npt.NDArray[np.int64], npt.NDA
         for place in range(starts[point], starts[point + 1]):
             other = targets[place]
             if weights[place] < nearest[other] and not visited[other]:
-                nearest[other] = weights[place]
+                nearest[other], origin[other] = weights[place], point
                 heapq.heappush(heap, (weights[place], other))
-    return np.array(order, np.int64), np.array(steps[1:])
+    visited_order = np.array(order[1:], np.int64)
+    return np.array(origin, np.int64)[visited_order], visited_order, np.array(steps[1:], np.float64)
 
 
 def flat_clusters(graph: Edges, points: int, min_cluster_size: int) -> Flat:
@@ -78,11 +83,10 @@ def flat_clusters(graph: Edges, points: int, min_cluster_size: int) -> Flat:
         empty = np.zeros(0, [("parent", np.intp), ("child", np.intp), ("lambda_val", float), ("child_size", np.intp)])
         noise = np.full(points, -1, np.int32)
         return Flat(noise, np.zeros(points, np.float32), np.zeros(0, np.float32), empty, [])
-    walk, weight = prim_walk(graph, points)
-    # Consecutive points of the walk give the same single-linkage tree as the tree's own edges; the default argsort is
-    # hdbscan's too, and it decides which of two equal merges comes first.
+    source, target, weight = prim_walk(graph, points)
+    # The default argsort is hdbscan's too, and it decides which of two equal merges comes first.
     order = np.argsort(weight)
-    linkage = label(np.column_stack([walk[:-1], walk[1:], weight]).astype(np.float64)[order])
+    linkage = label(np.column_stack([source, target, weight]).astype(np.float64)[order])
     condensed = condense_tree(linkage, min_cluster_size)
     stability = compute_stability(condensed)
     labels, probabilities, persistence = get_clusters(condensed, dict(stability))

@@ -87,7 +87,7 @@ def read_layout(folder: Path) -> ModelLayout:
     if "pooling_mode" in options:
         chosen = [f"pooling_mode_{options['pooling_mode']}", *chosen]
         known |= {"pooling_mode_mean": "mean", "pooling_mode_cls": "cls"}
-    if not chosen or chosen[0] not in known:
+    if not chosen or len({known.get(name) for name in chosen}) > 1 or chosen[0] not in known:
         raise ConfigError(f"the model's pooling is {chosen}", "mean or cls pooling", "choose another --embedding.model")
     return ModelLayout(known[chosen[0]], max_tokens)
 
@@ -199,8 +199,8 @@ class Encoder:
         torch = self._torch
         try:
             return self._forward(tokens)
-        except (torch.cuda.OutOfMemoryError, MemoryError):
-            if len(tokens) == 1:
+        except (MemoryError, RuntimeError) as error:
+            if len(tokens) == 1 or not _out_of_memory(error):
                 raise
             if self.device != "cpu":
                 torch.cuda.empty_cache()
@@ -228,6 +228,13 @@ class Encoder:
         return result
 
 
+def _out_of_memory(error: Exception) -> bool:
+    """Whether memory ran out: torch has a class of its own for GPUs, but only a message for the CPU's allocator."""
+    import torch
+
+    return isinstance(error, MemoryError | torch.cuda.OutOfMemoryError) or "allocate memory" in str(error)
+
+
 @functools.lru_cache(maxsize=1)
 def load_encoder(
     model: str | None = None, precision: Precision = "float32", batch_sentences: int = 64, device: str = "cpu"
@@ -241,6 +248,7 @@ class PrecisionChoice:
     """Which precision a run uses, and why; written into the run report."""
 
     precision: Precision
+    device: Literal["cpu", "cuda"]
     agreement: float  # smallest cosine to float32 on the probe; 1.0 for float32 itself
     reason: str
 
@@ -258,23 +266,28 @@ def choose_precision(
     wanted: Literal["auto", "float32", "bfloat16"],
     sample: Iterable[str] = (),
     batch_sentences: int = 64,
+    device: Literal["cpu", "cuda"] = "cpu",
 ) -> PrecisionChoice:
     """Settle the precision of a run: bfloat16 only where it is fast and agrees with float32 on a sample.
+
+    The sample is computed here, on the CPU; a GPU may be on another node, so on one "auto" means float32.
 
     Raises:
         ConfigError: bfloat16 was asked for and its agreement is below MIN_AGREEMENT.
     """
     if wanted == "float32":
-        return PrecisionChoice("float32", 1.0, "asked for")
+        return PrecisionChoice("float32", device, 1.0, "asked for")
+    if wanted == "auto" and device == "cuda":
+        return PrecisionChoice("float32", device, 1.0, "a GPU is fast enough in float32")
     if wanted == "auto" and not processor_has_bfloat16():
-        return PrecisionChoice("float32", 1.0, "the processor has no bfloat16 matrix unit")
+        return PrecisionChoice("float32", device, 1.0, "the processor has no bfloat16 matrix unit")
     probe = sorted({*PROBE_SENTENCES, *sample})
     exact_ND = Encoder(model, "float32").encode(probe)
     reduced_ND = load_encoder(model, "bfloat16", batch_sentences, "cpu").encode(probe)
     agreement = float((exact_ND * reduced_ND).sum(1).min())
     if agreement >= MIN_AGREEMENT:
         return PrecisionChoice(
-            "bfloat16", agreement, f"cosine to float32 at least {agreement:.5f} on {len(probe)} sentences"
+            "bfloat16", device, agreement, f"cosine to float32 at least {agreement:.5f} on {len(probe)} sentences"
         )
     if wanted == "bfloat16":
         raise ConfigError(
@@ -282,4 +295,4 @@ def choose_precision(
             f"at least {MIN_AGREEMENT}",
             "use --embedding.precision float32 or auto",
         )
-    return PrecisionChoice("float32", agreement, f"bfloat16 agreed to {agreement:.5f} only")
+    return PrecisionChoice("float32", device, agreement, f"bfloat16 agreed to {agreement:.5f} only")

@@ -14,7 +14,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -151,22 +151,25 @@ class _Run:
         unit: str = "shards",
         units: Callable[[str], int] | None = None,
         local_workers: int | None = None,
+        gpus_per_worker: float = 0.0,
     ) -> dict[str, dict[str, Any]]:
         if self.on_ray and self.ledger.pending(stage, shards):
-            self._connect()
+            gpus = self._connect().gpus
+            workers = min(self.workers, int(gpus / gpus_per_worker)) if gpus_per_worker else self.workers
             return run_shards(
-                stage, shards, function, progress=self.progress, workers=self.workers, ledger=self.ledger,
-                unit=unit, units=units,
+                stage, shards, function, progress=self.progress, workers=workers, ledger=self.ledger,
+                unit=unit, units=units, gpus_per_worker=gpus_per_worker,
             )  # fmt: skip
         return run_shards_locally(
             stage, shards, function, progress=self.progress, workers=local_workers or self.workers, ledger=self.ledger,
             unit=unit, units=units,
         )  # fmt: skip
 
-    def _connect(self) -> None:
+    def _connect(self) -> Cluster:
         if self.ray is None:
             with self.progress.stage("start Ray"):
                 self.ray = self.stack.enter_context(connect(self.workers))
+        return self.ray
 
     def _arrange(self) -> dict[str, dict[str, Any]]:
         """Cut the sorted ids into ranges, and gather each range's reports."""
@@ -220,9 +223,17 @@ class _Run:
         embedding = self.config.embedding
         # In one process batches run side by side inside a shard; a Ray worker has one thread for each shard.
         threads = 1 if self.on_ray else self.workers
-        stage = EmbedShard(handle, embedding.model, precision.precision, embedding.batch_sentences, threads)
+        stage = EmbedShard(
+            handle, embedding.model, precision.precision, embedding.batch_sentences, threads, precision.device
+        )
         self._shards(
-            EMBED, list(chunks), stage, unit="sentences", units=lambda shard: len(chunks[shard]), local_workers=1
+            EMBED,
+            list(chunks),
+            stage,
+            unit="sentences",
+            units=lambda shard: len(chunks[shard]),
+            local_workers=1,
+            gpus_per_worker=1.0 if precision.device == "cuda" else 0.0,
         )
         if not keys:
             return {section.name: np.zeros((0, 1), np.float32) for section in sections}, precision
@@ -238,10 +249,21 @@ class _Run:
             sample = keys[:: max(1, len(keys) // 100)]
             embedding = self.config.embedding
             with self.progress.stage("load encoder"):
-                choice = choose_precision(embedding.model, embedding.precision, sample, embedding.batch_sentences)
+                choice = choose_precision(
+                    embedding.model, embedding.precision, sample, embedding.batch_sentences, self._device()
+                )
             known = dataclasses.asdict(choice)
             self.ledger.commit("precision", "choice", [], known)
         return PrecisionChoice(**known)
+
+    def _device(self) -> Literal["cpu", "cuda"]:
+        if self.config.embedding.device != "auto":
+            return self.config.embedding.device
+        if self.on_ray:
+            return "cuda" if self._connect().gpus else "cpu"
+        import torch
+
+        return "cuda" if torch.cuda.is_available() else "cpu"
 
     def _cluster(
         self,

@@ -8,7 +8,7 @@ import inspect
 import hdbscan
 import numpy as np
 import pytest
-from clustering_reference import blobs, by_smallest_member
+from clustering_reference import DATA, blobs, by_smallest_member, mutual_reachability
 
 from raymedlt.clustering.hierarchy import flat_clusters, prim_walk
 from raymedlt.clustering.neighbours import core_distances, exact_neighbours
@@ -59,22 +59,40 @@ def _line(*rows: tuple[int, int, float]) -> Edges:
     return Edges(np.array(low), np.array(high), np.array(weight, float), np.array(weight, float))
 
 
+def _walk(graph: Edges, points: int) -> list[tuple[int, int, float]]:
+    return list(zip(*(column.tolist() for column in prim_walk(graph, points)), strict=True))
+
+
 def test_prim_walk_by_hand():
     #  0 -1- 2 -5- 1 -2- 3, and a heavier edge that is not taken
-    walk, steps = prim_walk(_line((0, 2, 1.0), (1, 2, 5.0), (1, 3, 2.0), (0, 3, 9.0)), 4)
-    assert walk.tolist() == [0, 2, 1, 3]
-    assert steps.tolist() == [1.0, 5.0, 2.0]
+    graph = _line((0, 2, 1.0), (1, 2, 5.0), (1, 3, 2.0), (0, 3, 9.0))
+    assert _walk(graph, 4) == [(0, 2, 1.0), (2, 1, 5.0), (1, 3, 2.0)]
 
 
 def test_prim_walk_takes_the_smaller_number_on_ties():
-    walk, _ = prim_walk(_line((0, 3, 1.0), (0, 1, 1.0), (0, 2, 1.0)), 4)
-    assert walk.tolist() == [0, 1, 2, 3]
+    assert _walk(_line((0, 3, 1.0), (0, 1, 1.0), (0, 2, 1.0)), 4) == [(0, 1, 1.0), (0, 2, 1.0), (0, 3, 1.0)]
+
+
+def test_prim_walk_comes_from_the_point_visited_first_on_ties():
+    # 3 is as near to 0 as to 1 and 2, all visited before it
+    graph = _line((0, 1, 1.0), (1, 2, 1.0), (0, 3, 2.0), (1, 3, 2.0), (2, 3, 2.0))
+    assert _walk(graph, 4) == [(0, 1, 1.0), (1, 2, 1.0), (0, 3, 2.0)]
 
 
 def test_prim_walk_of_one_point():
-    walk, steps = prim_walk(Edges(*(np.zeros(0, kind) for kind in (int, int, float, float))), 1)
-    assert walk.tolist() == [0]
-    assert steps.tolist() == []
+    assert _walk(Edges(*(np.zeros(0, kind) for kind in (int, int, float, float))), 1) == []
+
+
+@pytest.mark.parametrize("name", ["digits", "nested", "blobs", "random"])
+def test_prim_walk_is_hdbscans(name: str):
+    """The same edges in the same order, ties included (6 to 50 % of the edges tie at a core distance)."""
+    from hdbscan._hdbscan_linkage import mst_linkage_core
+
+    vectors = DATA[name]()
+    theirs = mst_linkage_core(mutual_reachability(vectors, 5))
+    source, target, weight = prim_walk(_graph(vectors), len(vectors))
+    assert np.array_equal(np.column_stack([source, target]), theirs[:, :2].astype(int))
+    assert np.allclose(weight, theirs[:, 2], rtol=1e-9)
 
 
 def test_clusters_are_numbered_by_their_smallest_member():
