@@ -81,7 +81,7 @@ def test_broken_yaml_is_a_config_error(tmp_path: Path, text: str):
 
 
 def test_missing_file_is_named():
-    with pytest.raises(ConfigError, match="no_such_file.yaml"):
+    with pytest.raises(ConfigError, match=r"no_such_file\.yaml"):
         read("--config", "no_such_file.yaml")
 
 

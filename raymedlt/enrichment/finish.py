@@ -249,7 +249,7 @@ will not be repeated.
 def description(config: EnrichConfig, units: list[Unit], storage: Storage, workers: int) -> str:
     """The text of `--describe`."""
     hints = [unit.rows_hint for unit in units]
-    rows = f"{sum(h for h in hints if h is not None):,} rows" if all(h is not None for h in hints) else "unknown rows"
+    rows = f"{sum(h for h in hints if h is not None):,} rows" if all(h is not None for h in hints) else "rows not counted before reading"
     done, model = _done(storage), config.embedding.model or "packaged all-MiniLM-L6-v2"
     steps: Iterable[tuple[str, str]] = (
         ("read", f"{len(units)} {'piece' if len(units) == 1 else 'pieces'} of {config.reports.format}, {rows}"),

@@ -14,7 +14,7 @@ def append(findings: str, sentences: list[str]) -> str:
     """`findings` with `sentences` behind it; the original stays as it is, byte for byte, at the front."""
     if not sentences:
         return findings
-    ended = not findings or findings.rstrip()[-1:] in ".!?:;"
+    ended = not findings or findings.rstrip()[-1:] in ".!?"
     blank = not findings or findings[-1].isspace()
     joint = ("" if blank else " ") if ended else ". "
     return findings + joint + " ".join(map(finished, sentences))

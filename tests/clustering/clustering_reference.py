@@ -84,7 +84,7 @@ def near_duplicates(n: int, d: int, distinct: int, seed: int) -> npt.NDArray[np.
     rng = np.random.default_rng(seed)
     base = rng.normal(size=(distinct, d))
     base /= np.linalg.norm(base, axis=1, keepdims=True)
-    return (base[rng.integers(0, distinct, n)] + rng.normal(scale=1e-4, size=(n, d))).astype(np.float32)
+    return (base[rng.integers(0, distinct, n)] + rng.normal(scale=3e-5, size=(n, d))).astype(np.float32)
 
 
 DATA = {
@@ -93,7 +93,7 @@ DATA = {
     "nested": lambda: nested(600, 24, 3),
     "digits": lambda: digits(700),
     "duplicates": lambda: duplicates(400, 6, 40, 4),
-    "near duplicates": lambda: near_duplicates(400, 128, 20, 5),
+    "near duplicates": lambda: near_duplicates(600, 256, 6, 5),
     "far from the origin": lambda: blobs(300, 8, 5, 6) + np.float32(500),
     "equal": lambda: np.ones((60, 5), np.float32),
     "two points": lambda: np.array([[0.0, 0.0], [3.0, 4.0]], np.float32),

@@ -128,7 +128,7 @@ def test_dbscan_equals_scikit_learn():
     vectors = DATA["blobs"]()
     fit = cluster(vectors, ClusteringConfig(method="dbscan", eps=1.2, min_samples=4))
     theirs = DBSCAN(eps=1.2, min_samples=4).fit(vectors).labels_
-    assert 1 < fit.certificate.clusters
+    assert fit.certificate.clusters > 1
     assert (fit.labels < 0).any()
     assert fit.labels.tolist() == by_smallest_member(theirs)
     assert fit.probabilities.tolist() == (fit.labels >= 0).astype(float).tolist()

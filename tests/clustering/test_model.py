@@ -70,7 +70,7 @@ def test_distance_is_to_the_nearest_clustered_sentence(unit_model: ClusterModel)
 
 
 def test_wrong_width_is_refused(unit_model: ClusterModel):
-    with pytest.raises(InputError, match="vectors of width 5. Expected: width 8"):
+    with pytest.raises(InputError, match=r"vectors of width 5\. Expected: width 8"):
         unit_model.assign(np.ones((2, 5), np.float32))
 
 

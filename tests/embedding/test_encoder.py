@@ -22,7 +22,13 @@ from raymedlt.embedding.encoder import (
 from raymedlt.errors import ConfigError, InputError
 
 WHERE = ("in the left lower lobe", "at the right base", "near the hilum", "along the fissure", "behind the heart")
-WHAT = ("opacity", "small effusion", "linear scar", "calcified nodule", "patch of atelectasis that was not there before")
+WHAT = (
+    "opacity",
+    "small effusion",
+    "linear scar",
+    "calcified nodule",
+    "patch of atelectasis that was not there before",
+)
 SENTENCES = [
     f"{opening} {what} {where}."
     for opening in ("There is a", "No", "Possible")
@@ -169,7 +175,9 @@ def test_auto_falls_back_where_the_sample_disagrees(monkeypatch: pytest.MonkeyPa
 
 def test_asking_for_a_precision_that_disagrees_is_an_error(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(module, "MIN_AGREEMENT", 1.1)
-    with pytest.raises(ConfigError, match=r"bfloat16 agrees with float32 to a cosine of .* only. Expected: at least 1.1"):
+    with pytest.raises(
+        ConfigError, match=r"bfloat16 agrees with float32 to a cosine of .* only. Expected: at least 1.1"
+    ):
         choose_precision(None, "bfloat16")
 
 

@@ -16,7 +16,13 @@ def sections(reports: pa.Table) -> dict[str, Section]:
 
 
 REPORTS = report_table(
-    ["Lungs are clear. No effusion.", "LUNGS ARE CLEAR. No effusion!", "Lungs are clear", "Heart is big.", "Odd words."],
+    [
+        "Lungs are clear. No effusion.",
+        "LUNGS ARE CLEAR. No effusion!",
+        "Lungs are clear",
+        "Heart is big.",
+        "Odd words.",
+    ],
     impression=["Clear.", "", "", "Clear.", ""],
     study_id=["s1", "s1", "s2", "s3", "s4"],
     split=["train", "train", "train", "train", "test"],

@@ -36,7 +36,12 @@ def test_cooccurrence_counts_studies():
 
 def test_evidence_by_hand():
     arcs = build_arcs(member(*HAND, clusters=3), np.ones(3, bool), 0.001, 1)
-    assert list(zip(arcs.source, arcs.target, arcs.support, strict=True)) == [(0, 1, 6), (1, 0, 6), (1, 2, 2), (2, 1, 2)]
+    assert list(zip(arcs.source, arcs.target, arcs.support, strict=True)) == [
+        (0, 1, 6),
+        (1, 0, 6),
+        (1, 2, 2),
+        (2, 1, 2),
+    ]
     assert arcs.confidence == pytest.approx([6 / 10, 6 / 8, 2 / 8, 2 / 10])
     assert arcs.lift == pytest.approx([0.6 / 0.4, 0.75 / 0.5, 0.25 / 0.5, 0.2 / 0.4])
     # Wilson, 6 of 10 at 95 %: (0.6 + z^2/20 - z sqrt(0.024 + z^2/400)) / (1 + z^2/10)

@@ -64,9 +64,9 @@ NORMAL = {
         "Osseous structures are normal.",
     ),
     "lungs": (
-        "The lungs are clear.", "Lungs are clear.", "Both lungs are clear.", "Clear lungs.", "The lungs are both clear.",
-        "Lungs are clear bilaterally.", "The lungs are clear bilaterally.", "Lungs clear.", "The lung fields are clear.",
-        "Lung fields are clear.",
+        "The lungs are clear.", "Lungs are clear.", "Both lungs are clear.", "Clear lungs.",
+        "The lungs are both clear.", "Lungs are clear bilaterally.", "The lungs are clear bilaterally.",
+        "Lungs clear.", "The lung fields are clear.", "Lung fields are clear.",
     ),
 }  # fmt: skip
 ABNORMAL = {

@@ -121,7 +121,7 @@ def head() -> Iterator[Head]:
     finally:
         family = descendants(process.pid)
         process.terminate()
-        ends = time.monotonic() + 15
+        ends = time.monotonic() + 5
         while process.poll() is None and time.monotonic() < ends:
             time.sleep(0.1)
         for pid in (process.pid, *family):
