@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from raymedlt.config import EnrichConfig
-from raymedlt.enrichment.memory import embedder
+from raymedlt.enrichment.memory import Embedder
 from raymedlt.reports.readers import open_reader
 from raymedlt.runtime import private_by_default
 from raymedlt.schema import REPORTS
@@ -37,7 +37,7 @@ def remembering(config: EnrichConfig) -> Any:
         name = hashlib.sha256("\n".join([repr(config.embedding), *sentences]).encode()).hexdigest()[:24]
         cache = Path(tempfile.gettempdir()) / f"raymedlt-vectors-{name}.npy"
         if not cache.exists():
-            np.save(cache, embedder(config)(sentences))
+            np.save(cache, Embedder(config)(sentences))
         return np.load(cache)
 
     return embed

@@ -85,7 +85,7 @@ ADDITIONS = pa.schema(
         ("lift_lower", pa.float32()),
         ("purity", pa.float32()),
         ("guard", pa.string()),  # "passed", or "off" under the policy "paper" and the controls
-        ("witness", pa.list_(pa.int32())),  # the report's clusters and the clique that vouch for the sentence
+        ("witness", pa.list_(pa.int32())),  # the report's clusters that vouch for it, and the rest of the drawn set
         ("seed", pa.int64()),
         ("version", pa.string()),
     ]

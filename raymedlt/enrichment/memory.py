@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +15,7 @@ import pyarrow.compute as pc
 
 from raymedlt.clustering.model import ClusterModel
 from raymedlt.config import EnrichConfig
+from raymedlt.embedding.encoder import PrecisionChoice, choose_precision, load_encoder
 from raymedlt.enrichment.corpus import SECTIONS, distinct, sentences_of, study_ids, training_rows
 from raymedlt.enrichment.knowledge import Knowledge, SectionFit, cluster_section, judge_section, learn
 from raymedlt.enrichment.tables import clusters_table, edges_table, sentences_table
@@ -51,7 +54,8 @@ def enrich(reports: pa.Table, config: EnrichConfig | None = None) -> EnrichmentR
     """
     config = config or EnrichConfig()
     reports = complete(reports)
-    knowledge, fits = fit(reports, config, embedder(config))
+    embed = Embedder(config)
+    knowledge, fits = fit(reports, config, embed)
     written = write_reports(knowledge, reports, config)
     return EnrichmentResult(
         enriched=written.enriched,
@@ -60,25 +64,27 @@ def enrich(reports: pa.Table, config: EnrichConfig | None = None) -> EnrichmentR
         sentences=sentences_table(fits),
         clusters=clusters_table(fits),
         edges=edges_table(knowledge.arcs),
-        models={each.section.name: model_of(each, config) for each in fits},
+        models={each.section.name: model_of(each, config, embed.choice.precision) for each in fits},
         summary=written.summary,
     )
 
 
-def embedder(config: EnrichConfig) -> Embed:
-    """The configured sentence encoder as a function; loads the model when first called."""
+class Embedder:
+    """The configured sentence encoder as a function of sentences; loads the model when first called."""
 
-    def embed(sentences: Sequence[str]) -> npt.NDArray[np.float32]:
-        import os
+    def __init__(self, config: EnrichConfig) -> None:
+        self.config = config
 
-        from raymedlt.embedding.encoder import choose_precision, load_encoder
+    @functools.cached_property
+    def choice(self) -> PrecisionChoice:
+        """The precision, settled once."""
+        options = self.config.embedding
+        return choose_precision(options.model, options.precision, batch_sentences=options.batch_sentences)
 
-        model, batch = config.embedding.model, config.embedding.batch_sentences
-        precision = choose_precision(model, config.embedding.precision, batch_sentences=batch).precision
-        encoder = load_encoder(model, precision, batch, "cpu")
-        return encoder.encode(sentences, threads=config.workers or os.cpu_count() or 1)
-
-    return embed
+    def __call__(self, sentences: Sequence[str]) -> npt.NDArray[np.float32]:
+        options = self.config.embedding
+        encoder = load_encoder(options.model, self.choice.precision, options.batch_sentences, "cpu")
+        return encoder.encode(sentences, threads=self.config.workers or os.cpu_count() or 1)
 
 
 def complete(reports: pa.Table) -> pa.Table:
@@ -163,7 +169,7 @@ def common_language(reports: pa.Table) -> str:
     return min(set(languages), key=lambda name: (-languages.count(name), name)) if languages else "en"
 
 
-def model_of(fit: SectionFit, config: EnrichConfig, precision: str = "float32") -> ClusterModel:
+def model_of(fit: SectionFit, config: EnrichConfig, precision: str) -> ClusterModel:
     """The cluster model of a section, to be saved or asked about new sentences (canonical keys, core labels)."""
     return ClusterModel(
         keys=fit.section.keys,

@@ -285,6 +285,11 @@ class _Writer:
             float(arcs.lift_lower[rows].min()),
         )
 
+    def _witness(self, found: Offer, c: int, picks: list[tuple[int, int]]) -> list[int]:
+        """The report's clusters that have an arc to `c`, and the other members of the drawn set."""
+        vouching = {u for u in bits(found.clusters) if (u, c) in self.knowledge.arc_of}
+        return sorted(vouching | {other for other, _ in picks if other != c})
+
     def _provenance(
         self,
         report_id: str,
@@ -313,7 +318,7 @@ class _Writer:
             "lift_lower": lift_lower,
             "purity": float(knowledge.purity[c]),
             "guard": "passed" if guarded else "off",
-            "witness": sorted({*bits(found.clusters), *(other for other, _ in picks if other != c)}),
+            "witness": self._witness(found, c, picks),
             "seed": seed,
             "version": __version__,
         }

@@ -211,7 +211,7 @@ def test_real_provenance_is_true(openi: EnrichmentResult):
         together = {u: sum({u, c} <= held for held in studies.values()) for u in vouching}
         assert row["support"] == min(together.values()) > 3
         assert all(arcs[u, c]["support"] == together[u] for u in vouching)
-        assert own[row["report_id"]] <= set(row["witness"])
+        assert own[row["report_id"]] & set(row["witness"]) == set(vouching)  # and none that has no arc
         assert row["purity"] >= 0.95
 
 
