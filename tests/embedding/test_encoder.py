@@ -243,7 +243,7 @@ def test_longest_input_is_read(tmp_path: Path):
 
 @pytest.mark.parametrize("name", ["no-such-owner/no-such-model", ""])
 def test_a_model_that_is_not_there_is_a_config_error(name: str, tmp_path: Path):
-    with pytest.raises(ConfigError, match="(can't be loaded|neither a folder nor in the local cache)"):
+    with pytest.raises(ConfigError, match=r"(can't be loaded|neither a folder nor in the local cache)"):
         Encoder(name or str(tmp_path))
 
 

@@ -112,13 +112,13 @@ def test_killed_workers_are_replaced_and_nothing_shows(standard: Undisturbed, be
     killed: dict[str, int] = {}
 
     def kill_worker(stage: str) -> bool:
-        """One worker process of this run's own Ray; a busy one once the stage has begun."""
-        workers = {pid: line for pid, line in descendants(driver.pid).items() if line.startswith("ray::")}
-        busy = [pid for pid, line in workers.items() if "IDLE" not in line and pid not in killed.values()]
-        if busy:
-            killed[stage] = busy[0]
-            end(busy[0])
-        return bool(busy)
+        """One worker process of this run's own Ray that has a shard in its hands (not one of Ray's own agents)."""
+        for pid, line in descendants(driver.pid).items():
+            if line.startswith("ray::Map(do_shard)") and pid not in killed.values():
+                killed[stage] = pid
+                end(pid)
+                return True
+        return False
 
     wait_for(lambda: marked(output, "read") and kill_worker("arrange"), driver)
     wait_for(lambda: marked(output, "precision") and kill_worker("embed"), driver)
