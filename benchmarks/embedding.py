@@ -98,7 +98,7 @@ def stage(keys: list[str], on_ray: bool) -> tuple[dict[str, Any], np.ndarray]:
         with Ledger.open(storage, config_hash="0", config={}, data_hash="0") as ledger:
             for name, chunk in chunks.items():
                 storage.write_table(f"_work/keys/{name}.parquet", pa.table({"sentence_key": chunk}))
-            function = EmbedShard(ledger.worker(), None, precision, 64, 1)
+            function = EmbedShard(ledger.worker(), None, precision, 128, 1)
             options: dict[str, Any] = {"progress": Progress(), "workers": WORKERS, "ledger": ledger}
             started = time.time()
             if on_ray:

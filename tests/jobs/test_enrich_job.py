@@ -348,18 +348,9 @@ def test_ray_gives_the_same_bytes_as_threads(
 
 
 def test_another_batch_size_keeps_the_clusters(done: Undisturbed, tmp_path: Path) -> None:
-    """In float32. In bfloat16 another batch size is another rounding, and sentences between two clusters may move."""
-    from sklearn.metrics import adjusted_rand_score
-
-    for batch in (32, 64):
-        more = ("--embedding.precision", "float32", "--embedding.shard_sentences", "64")
-        words = (*more, "--embedding.batch_sentences", str(batch))
+    """In the default precision: on a CPU a vector depends on its sentence alone, so not even a byte differs."""
+    for batch in (7, 32):
+        words = ("--embedding.shard_sentences", "64", "--embedding.batch_sentences", str(batch))
         assert inside(*arguments_of(done.source, tmp_path / f"run-{batch}", *words, shards=False)) == 0
-    for section in ("findings", "impression"):
-        ours, theirs = (
-            {row["sentence_key"]: row["cluster_id"] for row in table(output, "sentences").to_pylist()
-             if row["section"] == section}
-            for output in (tmp_path / "run-32", tmp_path / "run-64")
-        )  # fmt: skip
-        assert ours.keys() == theirs.keys()
-        assert adjusted_rand_score([ours[key] for key in ours], [theirs[key] for key in ours]) >= 0.999
+    tables = ("enriched", "additions", "sentences", "clusters")
+    assert tables_of(tmp_path / "run-7", tables) == tables_of(tmp_path / "run-32", tables)
