@@ -355,4 +355,6 @@ class _Run:
                 )
                 entries = finish.write_all(self.storage, self.ledger, outcome)
                 self.ledger.commit(FINISH, "page", entries, {})
+            for warning in finish.warnings_of(outcome):
+                self.progress.say(f"warning: {warning}")
         return f"{self.storage.uri.rstrip('/')}/{PAGE}"

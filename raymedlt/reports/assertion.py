@@ -11,7 +11,7 @@ J Biomed Inform 2009).
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from raymedlt.reports.phrases import Item, find_phrases
 from raymedlt.reports.scope import ABSENT, GONE, UNSPECIFIED, Claim, Scope
@@ -32,6 +32,7 @@ __all__ = ["Judgement", "Mention", "clashes", "is_a", "judge", "judge_many"]
 NORMAL, NEUTRAL, ABNORMAL, MIXED = "normal", "neutral", "abnormal", "mixed"
 
 # Roles of cues after which a sentence without findings is neutral: it speaks of a change, a part or a doubt.
+LONGEST = 2000  # characters of a sentence
 _NEUTRALISERS = ("gone", "no_change", "limited", "otherwise", "question", "was")
 _NAMES = frozenset({STRUCTURE, PLAIN, FLAG, "placeholder"})
 _LENDS_ITS_SIDE = frozenset({STRUCTURE, PLAIN, FLAG, "comma", "and", "or", "unknown", "placeholder", *SIDES})
@@ -70,15 +71,33 @@ def judge(sentence: str, language: str = "en") -> Judgement:
     Raises:
         InputError: no rules for the language.
 
-    Complexity: linear in the number of tokens for all but lists, whose commas each look ahead to the clause's end.
+    Complexity: linear in the number of tokens for all but lists, whose commas each look ahead to the clause's end. A
+    text of more than `LONGEST` characters is no sentence: it is read piece by piece, flagged "too_long", and never
+    normal.
     """
-    return _judge(sentence, vocabulary(language))
+    book = vocabulary(language)
+    return _judge(sentence, book) if len(sentence) <= LONGEST else _judge_pieces(sentence, book)
 
 
 def judge_many(sentences: Iterable[str], language: str = "en") -> list[Judgement]:
     """`judge` for each sentence, in order."""
     book = vocabulary(language)
-    return [_judge(sentence, book) for sentence in sentences]
+    return [_judge(text, book) if len(text) <= LONGEST else _judge_pieces(text, book) for text in sentences]
+
+
+def _judge_pieces(text: str, book: Vocabulary) -> Judgement:
+    mentions: list[Mention] = []
+    signs: set[str] = set()
+    start = 0
+    while start < len(text):
+        end = text.rfind(" ", start, start + LONGEST) if start + LONGEST < len(text) else len(text)
+        end = end if end > start else start + LONGEST  # a piece without a blank is cut where it is full
+        piece = _judge(text[start:end], book)
+        signs.add(piece.sign)
+        mentions += [replace(each, start=each.start + start, end=each.end + start) for each in piece.mentions]
+        start = end
+    sign = NEUTRAL if signs <= {NEUTRAL} else ABNORMAL if NORMAL not in signs and MIXED not in signs else MIXED
+    return Judgement(sign, tuple(mentions), frozenset({"too_long"}))
 
 
 def _judge(sentence: str, book: Vocabulary) -> Judgement:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from raymedlt.errors import InputError
@@ -423,3 +425,16 @@ def test_expand() -> None:
 )
 def test_odd_text_is_read_without_complaint(text: str) -> None:
     assert judge(text).sign in {"normal", "neutral", "abnormal", "mixed"}
+
+
+def test_a_very_long_text_is_read_in_linear_time_and_never_normal():
+    text = "no pleural effusion and the lungs are clear and " * 20_000 + "there is a left pneumothorax"
+    began = time.perf_counter()
+    judgement = judge(text)
+    assert time.perf_counter() - began < 30
+    assert judgement.sign == "mixed"
+    assert "too_long" in judgement.flags
+    last = judgement.mentions[-1]
+    assert (last.finding, last.assertion, last.side) == ("pneumothorax", "present", "left")
+    assert text[last.start : last.end] == "pneumothorax"
+    assert judge("no pleural effusion and " * 200).sign != "normal"
