@@ -28,7 +28,7 @@ import numpy.typing as npt
 from raymedlt.errors import ConfigError, InputError
 
 Precision = Literal["float32", "bfloat16"]
-ROW_BLOCK = 256  # rows that a linear layer multiplies at a time, on a CPU
+ROW_BLOCK = {"float32": 256, "bfloat16": 512}  # rows that a linear layer multiplies at a time, on a CPU
 MIN_AGREEMENT = 0.9999  # cosine to float32 below which reduced precision is refused
 _KNOWN_MODULES = {"Transformer", "Pooling", "Normalize"}
 PROBE_SENTENCES = (
@@ -124,11 +124,12 @@ def read_layout(folder: Path) -> ModelLayout:
 def _fix_row_blocks(module: Any, precision: Precision) -> None:
     """Replace every linear layer below `module` by one that multiplies ROW_BLOCK rows at a time, float32 in and out.
 
-    Weights and products are in `precision`. 256 rows cost 15 % of the speed in bfloat16; fewer cost more.
+    Weights and products are in `precision`. The blocks cost a tenth of the speed; shorter ones cost more.
     """
     import torch
 
     number: torch.dtype = getattr(torch, precision)
+    rows = ROW_BLOCK[precision]
 
     class BlockLinear(torch.nn.Module):
         def __init__(self, layer: torch.nn.Linear) -> None:
@@ -138,18 +139,19 @@ def _fix_row_blocks(module: Any, precision: Precision) -> None:
             self.bias = None if bias is None else torch.nn.Parameter(bias, requires_grad=False)
 
         def forward(self, inputs: torch.Tensor) -> torch.Tensor:
-            rows_RI = inputs.reshape(-1, inputs.shape[-1])
-            count = len(rows_RI)
-            whole = count - count % ROW_BLOCK
-            result_RO = torch.empty(count, self.weight.shape[0])
-            for start in range(0, whole, ROW_BLOCK):
-                block = rows_RI[start : start + ROW_BLOCK].to(number)
-                result_RO[start : start + ROW_BLOCK] = torch.nn.functional.linear(block, self.weight, self.bias)
-            if whole < count:
-                block = torch.zeros(ROW_BLOCK, rows_RI.shape[1], dtype=number)
-                block[: count - whole] = rows_RI[whole:]
-                result_RO[whole:] = torch.nn.functional.linear(block, self.weight, self.bias)[: count - whole]
-            return result_RO.reshape(*inputs.shape[:-1], -1)
+            count = inputs.numel() // inputs.shape[-1]
+            padded = count + -count % rows
+            inputs_RI = torch.empty(padded, inputs.shape[-1], dtype=number)
+            inputs_RI[:count] = inputs.reshape(count, -1)
+            inputs_RI[count:] = 0
+            outputs_RO = torch.empty(padded, self.weight.shape[0], dtype=number)
+            for start in range(0, padded, rows):
+                block, result = inputs_RI[start : start + rows], outputs_RO[start : start + rows]
+                if self.bias is None:
+                    torch.mm(block, self.weight.T, out=result)
+                else:
+                    torch.addmm(self.bias, block, self.weight.T, out=result)
+            return outputs_RO[:count].float().reshape(*inputs.shape[:-1], -1)
 
     for name, child in list(module.named_children()):
         if isinstance(child, torch.nn.Linear):

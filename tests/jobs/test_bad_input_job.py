@@ -203,4 +203,4 @@ def test_a_language_without_rules_is_left_alone_and_said(tmp_path: Path) -> None
     assert table(tmp_path / "run", "additions").num_rows == 0
     assert set(table(tmp_path / "run", "clusters")["sign"].to_pylist()) == {"neutral"}
     page = (tmp_path / "run/report.html").read_text()
-    assert "no assertion rules for the language" in page
+    assert "no assertion rules for the reports" in page
