@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from raymedlt.clustering.faiss_import import faiss
-from raymedlt.clustering.hierarchy import Flat, flat_clusters
+from raymedlt.clustering.hierarchy import NO_TREE, flat_clusters
 from raymedlt.clustering.neighbours import core_distances, exact_neighbours
 from raymedlt.clustering.spanning_tree import Edges, joined, list_edges, minimum_spanning_tree
 from raymedlt.config import ClusteringConfig
@@ -44,7 +44,10 @@ class Clustering:
     labels: int32 [N], -1 is noise and not a cluster; clusters are numbered by their smallest member.
     probabilities: float32 [N], strength of membership, 0 for noise.
     persistence: float32 [C]. exemplars: per cluster, point ids int64 (empty lists for dbscan and kmeans).
-    spanning_tree: None for dbscan and kmeans.
+    spanning_tree: None for dbscan and kmeans, and in a loaded model.
+    core_distances: float64 [N], to the min_samples-th other point (zeros for dbscan and kmeans).
+    condensed: hdbscan's condensed tree (fields parent, child, lambda_val, child_size; lambda = 1 / distance). With
+        weights its points are the expanded rows, copy after copy. Empty for dbscan and kmeans.
     """
 
     labels: npt.NDArray[np.int32]
@@ -53,6 +56,10 @@ class Clustering:
     exemplars: list[npt.NDArray[np.int64]]
     spanning_tree: Edges | None
     certificate: Certificate
+    core_distances: npt.NDArray[np.float64]
+    condensed: npt.NDArray[np.void]
+    min_cluster_size: int = 5
+    min_samples: int = 5
 
 
 def check_vectors(vectors_ND: npt.NDArray[np.floating]) -> Vectors:
@@ -123,11 +130,18 @@ def hdbscan_fit(
         seconds_tree=spanned - found,
         seconds_hierarchy=time.perf_counter() - spanned,
     )
-    return _clustering(flat, tree.edges, certificate)
-
-
-def _clustering(flat: Flat, tree: Edges, certificate: Certificate) -> Clustering:
-    return Clustering(flat.labels_N, flat.probabilities_N, flat.persistence_C, flat.exemplars_C, tree, certificate)
+    return Clustering(
+        flat.labels_N,
+        flat.probabilities_N,
+        flat.persistence_C,
+        flat.exemplars_C,
+        tree.edges,
+        certificate,
+        core_N,
+        flat.condensed,
+        min_cluster_size,
+        min_samples,
+    )
 
 
 def cluster(vectors_ND: Vectors, config: ClusteringConfig, seed: int = 0) -> Clustering:
@@ -143,7 +157,18 @@ def cluster(vectors_ND: Vectors, config: ClusteringConfig, seed: int = 0) -> Clu
         0, 0, 0.0, 0, 0, 0.0, 0.0, time.perf_counter() - start,
     )  # fmt: skip
     probabilities = (labels >= 0).astype(np.float32)
-    return Clustering(labels, probabilities, np.ones(clusters, np.float32), [], None, certificate)
+    return Clustering(
+        labels,
+        probabilities,
+        np.ones(clusters, np.float32),
+        [],
+        None,
+        certificate,
+        np.zeros(len(vectors)),
+        NO_TREE,
+        config.min_cluster_size,
+        config.min_samples,
+    )
 
 
 def _dbscan(vectors: Vectors, config: ClusteringConfig) -> npt.NDArray[np.int64]:

@@ -19,6 +19,11 @@ import numpy.typing as npt
 
 from raymedlt.clustering.spanning_tree import Edges
 
+NO_TREE: npt.NDArray[np.void] = np.zeros(
+    0, [("parent", np.intp), ("child", np.intp), ("lambda_val", float), ("child_size", np.intp)]
+)
+"""A condensed tree without points."""
+
 
 class Flat(NamedTuple):
     """Flat clusters of a hierarchy (excess of mass, epsilon 0).
@@ -80,9 +85,8 @@ def flat_clusters(graph: Edges, points: int, min_cluster_size: int) -> Flat:
     from hdbscan._hdbscan_tree import compute_stability, condense_tree, get_clusters
 
     if points < max(2, min_cluster_size):
-        empty = np.zeros(0, [("parent", np.intp), ("child", np.intp), ("lambda_val", float), ("child_size", np.intp)])
         noise = np.full(points, -1, np.int32)
-        return Flat(noise, np.zeros(points, np.float32), np.zeros(0, np.float32), empty, [])
+        return Flat(noise, np.zeros(points, np.float32), np.zeros(0, np.float32), NO_TREE, [])
     source, target, weight = prim_walk(graph, points)
     # The default argsort is hdbscan's too, and it decides which of two equal merges comes first.
     order = np.argsort(weight)

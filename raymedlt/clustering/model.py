@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 
 from raymedlt.clustering.faiss_import import faiss
 from raymedlt.clustering.fit import Certificate, Clustering, Vectors, check_vectors
+from raymedlt.clustering.hierarchy import NO_TREE
 from raymedlt.errors import InputError
 
 FORMAT_VERSION = 1
@@ -182,6 +183,8 @@ class ClusterModel:
             [np.flatnonzero(exemplar & (labels == c)) for c in range(certificate.clusters)],
             None,
             certificate,
+            np.zeros(len(labels)),
+            NO_TREE,
         )
         return cls(
             keys=pq.read_table(folder / "sentences.parquet")["sentence_key"].to_pylist(),
