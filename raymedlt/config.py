@@ -82,6 +82,19 @@ class ClusteringConfig:
     """hdbscan, dbscan: neighbours that make a point dense (hdbscan does not count the point itself, dbscan does)."""
     neighbours: int = 16
     """hdbscan: length of the first neighbour lists; longer ones need fewer second searches for the spanning tree."""
+    mode: Literal["auto", "exact", "certified"] = "auto"
+    """hdbscan: exact looks at every pair and proves every edge; certified looks at the cells near a point and measures
+    what it may have missed. auto: exact below clustering.certified_from points."""
+    certified_from: int = 300_000
+    """hdbscan, mode auto: from this many distinct sentences on, certified (exact takes a minute there, and 4 times as
+    long for twice as many)."""
+    recall: float = 0.995
+    """hdbscan, certified: share of true neighbours that the cells must hold; measured on a sample."""
+    shard_points: int = 8192
+    """hdbscan on Ray: points whose neighbour lists are one shard, the unit that is written, resumed and retried. With
+    fewer distinct sentences than two shards the driver clusters alone."""
+    ties: Literal["hdbscan", "simultaneous"] = "hdbscan"
+    """hdbscan: equal distances in the order of the hdbscan library, or all at once as in its paper."""
     eps: float = 0.5
     """dbscan: radius, Euclidean distance of unit vectors."""
     clusters: int = 1000
@@ -94,6 +107,9 @@ class ClusteringConfig:
         _require(self.min_samples >= 1, "clustering.min_samples", self.min_samples, "at least 1")
         _require(self.neighbours >= self.min_samples, "clustering.neighbours", self.neighbours, "at least min_samples")
         _require(0 < self.second_chance <= 1, "clustering.second_chance", self.second_chance, "a cosine in (0, 1]")
+        _require(self.certified_from >= 0, "clustering.certified_from", self.certified_from, "0 or more")
+        _require(self.shard_points >= 1, "clustering.shard_points", self.shard_points, "at least 1")
+        _require(0 < self.recall < 1, "clustering.recall", self.recall, "a share in (0, 1)")
         _require(self.eps > 0, "clustering.eps", self.eps, "a positive distance")
         _require(self.clusters >= 1, "clustering.clusters", self.clusters, "at least 1")
 

@@ -1,13 +1,21 @@
 """Density clustering that proves its spanning tree.
 
-neighbours.py      exact neighbour lists, distances, core distances
+screening.py       nearest candidates in low precision, with a proof of what was left out
+partition.py       cells of nearby points, so that a search need not look everywhere
+neighbours.py      neighbour lists, distances, core distances; the nearest point outside a component
 spanning_tree.py   certified Borůvka
-hierarchy.py       hdbscan's compiled tree code behind one door
-fit.py             the fit, its certificate, DBSCAN and k-means for comparison
+local.py           lists and searches in this process
+distributed.py     lists and searches on Ray workers
+hierarchy.py       spanning tree to flat clusters; hdbscan's compiled tree code behind one door
+certificate.py     how sure a clustering is of itself, and the checks behind it
+fit.py             the fit; DBSCAN and k-means for comparison
+condensed.py       the condensed tree as arrays
+prediction.py      density prediction and soft membership of new points
 model.py           a fitted model that assigns new sentences
 """
 
-from raymedlt.clustering.fit import Certificate, Clustering, hdbscan_fit
+from raymedlt.clustering.certificate import Certificate
+from raymedlt.clustering.fit import Clustering, hdbscan_fit
 from raymedlt.clustering.model import ClusterModel
 
 __all__ = ["Certificate", "ClusterModel", "Clustering", "hdbscan_fit"]

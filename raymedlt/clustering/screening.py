@@ -1,27 +1,30 @@
 """Nearest candidates by matrix products of rounded vectors, with a proof of what was left out.
 
-A search over all pairs costs N^2 D, and processors multiply low-precision matrices ten times faster than float32. So
-vectors are rounded (bfloat16 where the machine is quick at it), all pairs are screened in rounded form, and only the
+A search over all pairs costs N^2 D, and many processors multiply low-precision matrices ten times faster than float32.
+So vectors are rounded (bfloat16 where the machine is quick at it), all pairs are screened in rounded form, and only the
 few that look near are computed again in float64. Rounding moves point x by delta(x) = |x - rounded(x)|, which is known;
 so, with d~ the distance of rounded points,
 
     d(x, y) >= d~(x, y) - delta(x) - max delta        (triangle inequality)
 
 and whoever was screened out at d~ >= t is provably at least t - delta(x) - max delta away. What the product's own
-rounding adds is covered by `_slack` and `_output_loss`. The caller compares this floor with its exact distances: where
-it proves too little, it screens those few rows again in the next better precision (`PRECISIONS`).
+rounding adds is covered by `_slack` and `_loss`. The caller compares this floor with its exact distances: where it
+proves too little, those few rows are screened again in the next better precision.
 
 One product gives half a squared distance: (-x~, h(x), 1) . (y~, 1, h(y)), h = |.|^2 / 2 in three rounded parts.
-Positive floats are ordered as their bits are, so minima of bfloat16 are taken on 16-bit integers, which is faster.
+Positive floats are ordered as their bits are, so values are compared as integers, which is faster for bfloat16.
 
-Shape suffixes: N points, B rows of a block, M columns of a block, K candidates, G groups of columns.
+Shape suffixes: N points, B rows, M columns of a block, K candidates, W code width. A place is a row of the codes: the
+points in the order that the screen was given.
 """
 
 from __future__ import annotations
 
+import copy
 import functools
 import time
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterable
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -33,35 +36,50 @@ Distances = npt.NDArray[np.float64]
 Precision = Literal["bfloat16", "float32", "float64"]
 
 PRECISIONS: tuple[Precision, ...] = ("bfloat16", "float32", "float64")
-ROWS = 1024  # rows of a block: matrix units want many
-_COLUMNS = 4096  # columns of a block: 1024 x 4096 bfloat16 are 8 MB, which the caches hold
+ROWS = 1024  # rows of a product: matrix units want many
+COLUMNS = 4096  # columns of a product: 1024 x 4096 bfloat16 are 8 MB, which the caches hold
 _GROUP = 32  # columns whose minimum is looked at before the columns themselves
-_WIDTH = 32  # code widths are multiples of this: tiles of matrix units
+_TILE = 32  # code widths are multiples of this: tiles of matrix units
+_STEP = 128  # products have few shapes, since a library prepares each shape anew: columns come in these steps,
+_ROW_STEPS = (64, 128, 256, 512)  # rows in these or in ROWS
 _PARTS = 3  # rounded parts of half a square
 _FAR = 1e30  # half a squared distance of columns that don't exist
+_NEVER = 3e38  # what exceeds every distance
 _SIGNIFICAND = {"bfloat16": 8, "float32": 24, "float64": 53}  # bits
 _BITS = {"bfloat16": "int16", "float32": "int32", "float64": "int64"}
 
 
 class Candidates(NamedTuple):
-    """ids_BK: int64, -1 where there are fewer. floor_B: float64; every column that is not listed is at least so far."""
+    """places_BK: int64, -1 where there are fewer. floor_B: float64; what was visited and isn't listed is so far away."""
 
-    ids_BK: Ids
+    places_BK: Ids
     floor_B: Distances
 
 
-class Least(NamedTuple):
-    """Lower limits of screened distances: row r of a block has those of `limits[owner_B[r]]`, each [N] in code bits."""
+class Visit(NamedTuple):
+    """Rows (numbers into the rows of the search; None: all) that look at the places [start, stop)."""
 
-    owner_B: Ids  # ascending
-    limits: Sequence[Any]
+    rows: Ids | None
+    start: int
+    stop: int
+
+
+class Limits(NamedTuple):
+    """What else makes a screened distance large: lower limits of a place's distance to anybody, and masks.
+
+    least: code bits [N] from `Screen.bits_of`. group_N, group_B: int32; a row does not see places of its own group.
+    """
+
+    least: npt.NDArray[np.integer]
+    group_N: npt.NDArray[np.int32]
+    group_B: npt.NDArray[np.int32]
 
 
 @functools.cache
 def quickest_precision(device: str = "cpu") -> Precision:
     """bfloat16 if this machine multiplies it at least 1.5 times faster than float32, measured in 20 ms; else float32.
 
-    Exact results do not depend on the answer, their time does.
+    Exact results do not depend on the answer, only their time does.
     """
     import torch
 
@@ -86,172 +104,269 @@ class Screen:
     Args:
         vectors_ND: float32 [N, D].
         precision: of the rounded vectors.
+        order_N: the points in the order of their places; default: as they come.
+        stored: keep the codes (N (D + 6) numbers of the precision) or make them block by block when needed.
         device: "cpu" or "cuda".
 
-    Memory: N (D + 6) numbers of the precision. Threads: whatever torch has been given.
+    Picklable; in an object store the arrays are shared. Threads: whatever torch has been given.
     """
 
-    def __init__(self, vectors_ND: Vectors, precision: Precision, device: str = "cpu") -> None:
+    def __init__(
+        self,
+        vectors_ND: Vectors,
+        precision: Precision,
+        order_N: Ids | None = None,
+        stored: bool = True,
+        device: str = "cpu",
+    ) -> None:
+        n, d = vectors_ND.shape
+        self.vectors_ND, self.precision, self.order_N, self.device = vectors_ND, precision, order_N, device
+        self.points, self.places = n, -(-max(n, 1) // _GROUP) * _GROUP
+        room = self.places + _STEP  # a product may reach beyond the last place
+        self._bits_type = np.dtype(_BITS[precision])
+        self._width = -(-(d + 2 * _PARTS) // _TILE) * _TILE
+        # Distances do not change when the mean is taken off, and numbers near zero lose less when rounded.
+        self._mean_D = vectors_ND.mean(0, dtype=np.float64) if n else np.zeros(d)
+        self._codes = np.zeros((room, self._width), self._bits_type) if stored else None
+        self.delta, largest = np.zeros(self.places), 0.0
+        for start in range(0, self.places, COLUMNS):
+            stop = min(start + COLUMNS, self.places)
+            codes, self.delta[start:stop], square = self._encode(self._points_at(start, stop), stop - start)
+            largest = max(largest, square)
+            if self._codes is not None:
+                self._codes[start:stop] = codes.view(self._int()).numpy()
+        self._delta_max = float(self.delta.max(initial=0.0))
+        # Sums of the product are float32 (or better): four times what their rounding errors add up to.
+        epsilon = np.finfo(np.float64 if precision == "float64" else np.float32).eps
+        self._slack = float(4 * np.sqrt(self._width) * epsilon * 2 * largest)
+        self._loss = 2.0 ** -_SIGNIFICAND[precision]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "_tensor"}
+
+    def on(self, device: str) -> Screen:
+        """The same codes on another device."""
+        other = copy.copy(self)
+        other.device = device
+        other.__dict__.pop("_tensor", None)
+        return other
+
+    def bits_of(self, distances_N: Distances) -> npt.NDArray[np.integer]:
+        """Distances of the points as code bits by place, rounded down: they never exceed what they stand for."""
         import torch
 
-        self.precision, self.device = precision, device
-        self._torch, self._dtype = torch, getattr(torch, precision)
-        self._bits = getattr(torch, _BITS[precision])
-        n, d = vectors_ND.shape
-        self.points, self._parts_at = n, d
-        width = -(-(d + 2 * _PARTS) // _WIDTH) * _WIDTH
-        columns = -(-max(n, 1) // _GROUP) * _GROUP
-        # Distances do not change when the mean is taken off, and numbers near zero lose less when rounded.
-        mean_D = vectors_ND.mean(0, dtype=np.float64) if n else np.zeros(d)
-        codes = torch.zeros((columns, width), dtype=self._dtype)
-        self.delta_N, largest = np.zeros(n), 0.0
-        for start in range(0, n, ROWS):
-            part = slice(start, min(start + ROWS, n))
-            exact = torch.from_numpy(vectors_ND[part].astype(np.float64) - mean_D)
-            rounded = exact.to(self._dtype)
-            back = rounded.to(torch.float64)
-            self.delta_N[part] = (exact - back).norm(dim=1).numpy()
-            half = (back * back).sum(1) / 2
-            largest = max(largest, 2 * float(half.max()))
-            codes[part, :d] = rounded
-            codes[part, d : d + _PARTS] = 1
-            for number in range(_PARTS):
-                piece = half.to(self._dtype)
-                codes[part, d + _PARTS + number] = piece
-                half = half - piece.to(torch.float64)
-        codes[n:, d + _PARTS] = _FAR
-        self._codes = codes.to(device)
-        self._delta_max = float(self.delta_N.max(initial=0.0))
-        # float32 sums of the product (float64's own where it is the precision): four times what their errors add up to
-        epsilon = np.finfo(np.float64 if precision == "float64" else np.float32).eps
-        self._slack = float(4 * np.sqrt(width) * epsilon * 2 * largest)
-        self._output_loss = 2.0 ** -_SIGNIFICAND[precision]
+        by_place = np.zeros(self.places)
+        by_place[: self.points] = distances_N if self.order_N is None else distances_N[self.order_N]
+        half = torch.from_numpy(np.minimum(by_place**2 / 2 * (1 - 2 * self._loss), _FAR / 10))
+        bits: npt.NDArray[np.integer] = half.to(self._float()).view(self._int()).numpy()
+        return bits
 
-    def bits_of(self, distances_N: Distances) -> Any:
-        """Distances as this screen's code bits, rounded down, so that they never exceed what they stand for."""
-        half = self._torch.from_numpy(distances_N**2 / 2 * (1 - 2 * self._output_loss))
-        bits = self._torch.full((len(self._codes),), 0, dtype=self._bits)
-        bits[: self.points] = half.to(self._dtype).view(self._bits)
-        return bits.to(self.device)
-
-    @property
-    def never(self) -> int:
-        """Bits that exceed every distance."""
-        return int(self._torch.tensor([3e38], dtype=self._dtype).view(self._bits)[0])
-
-    def nearest(
-        self, rows_B: Ids, k: int, spans: Sequence[tuple[int, int]] | None = None, least: Least | None = None
-    ) -> Candidates:
-        """The k columns with the smallest screened distance to each row (the row's own column counts).
+    def nearest(self, places_B: Ids, k: int, visits: Iterable[Visit], limits: Limits | None = None) -> Candidates:
+        """The k places with the smallest screened distance to each row, among those that the row visits.
 
         Args:
-            rows_B: at most `ROWS` point numbers.
-            spans: the column ranges to search, [start, stop); default: all.
-            least: limits below which a screened distance does not count as smaller.
+            places_B: the rows. A row's own place counts like any other.
+            visits: the first visit of a row should be to its surroundings: what is far is then dropped at once.
+            limits: a screened distance counts as no smaller than these.
         """
-        torch = self._torch
-        rows = torch.from_numpy(rows_B).to(self.device)
-        left = self._codes[rows]
-        d = self._parts_at
-        halves = left[:, d + _PARTS : d + 2 * _PARTS].clone()
-        left[:, :d] *= -1
-        left[:, d + _PARTS : d + 2 * _PARTS] = 1
-        left[:, d : d + _PARTS] = halves
-        product = torch.empty(len(rows_B) * _COLUMNS, dtype=self._dtype, device=self.device)
-        best = _Best(torch, len(rows_B), k, self.device)
-        blocks = self._blocks(spans)
-        # Neighbours in number are often neighbours in space: a row's own surroundings first, then little is kept later.
-        own = int(rows_B[len(rows_B) // 2]) if len(rows_B) else 0
-        blocks.sort(key=lambda block: (abs((block[0] + block[1]) / 2 - own), block))
-        for number, (start, stop) in enumerate(blocks):
-            block = product[: len(rows_B) * (stop - start)].view(len(rows_B), stop - start)
-            torch.mm(left, self._codes[start:stop].T, out=block)
-            bits = block.view(self._bits)
-            if least is not None:
-                _limit(torch, bits, least, start, stop)
-            best.add(bits, start)
-            if number & (number + 1) == 0:  # blocks 0, 1, 3, 7, ...: as many new candidates come between
-                best.settle()
-        ids_BK, worst_B = best.result()
-        ids_BK[ids_BK >= self.points] = -1
-        return Candidates(ids_BK, self._floor(worst_B, rows_B))
+        import torch
 
-    def _blocks(self, spans: Sequence[tuple[int, int]] | None) -> list[tuple[int, int]]:
-        whole = len(self._codes)
-        wider = [(0, whole)] if spans is None else spans
-        return [(s, min(s + _COLUMNS, stop)) for start, stop in wider for s in range(start, stop, _COLUMNS)]
+        device = self.device
+        rows_BW = self._gather(places_B)
+        d = self.vectors_ND.shape[1]
+        halves = rows_BW[:, d + _PARTS : d + 2 * _PARTS].clone()
+        rows_BW[:, :d] *= -1
+        rows_BW[:, d + _PARTS : d + 2 * _PARTS] = 1
+        rows_BW[:, d : d + _PARTS] = halves
+        buffer = torch.empty(ROWS * (COLUMNS + _STEP), dtype=self._float(), device=device)
+        best = _Best(len(places_B), k, self._never(), self._int(), device)
+        tensors = None
+        if limits is not None:
+            tensors = tuple(shared_tensor(array).to(device) for array in limits)
+        for visit in visits:
+            every = visit.rows is None
+            chosen = torch.arange(len(places_B)) if every else torch.from_numpy(visit.rows)
+            chosen = chosen.to(device)
+            for first in range(0, len(chosen), ROWS):
+                rows = chosen[first : first + ROWS]
+                height = next((step for step in _ROW_STEPS if len(rows) <= step), ROWS)
+                left = rows_BW[torch.nn.functional.pad(rows, (0, height - len(rows)))]
+                for start in range(visit.start, visit.stop, COLUMNS):
+                    stop = min(start + COLUMNS, visit.stop)
+                    width = -(-(stop - start) // _STEP) * _STEP
+                    block = buffer[: height * width].view(height, width)
+                    torch.mm(left, self._columns(start, start + width).T, out=block)
+                    bits_BM = block.view(self._int())[: len(rows), : stop - start]
+                    if tensors is not None:
+                        least, group_N, group_B = tensors
+                        torch.maximum(bits_BM, least[start:stop], out=bits_BM)
+                        bits_BM.masked_fill_(group_B[rows][:, None] == group_N[start:stop], best.never)
+                    best.add(rows, bits_BM, start)
+        places_BK, worst_B = best.result()
+        places_BK[places_BK >= self.points] = -1
+        return Candidates(places_BK, self._floor(worst_B, places_B))
 
-    def _floor(self, worst_B: Any, rows_B: Ids) -> Distances:
-        """What is left out has a screened value of at least worst_B: how far away is it at least?"""
-        half = self._torch.clamp(worst_B, min=0).view(self._dtype).to(self._torch.float64).cpu().numpy()
-        squares = 2 * half * (1 - self._output_loss) - self._slack
-        floor = np.sqrt(np.maximum(squares, 0.0)) - self.delta_N[rows_B] - self._delta_max
-        floor[half >= _FAR / 2] = np.inf  # only columns that don't exist were left out
+    def _floor(self, worst_B: Any, places_B: Ids) -> Distances:
+        """What was left out has a screened value of at least worst_B: how far away is it at least?"""
+        import torch
+
+        half = torch.clamp(worst_B, min=0).view(self._float()).to(torch.float64).cpu().numpy()
+        squares = 2 * half * (1 - self._loss) - self._slack
+        floor = np.sqrt(np.maximum(squares, 0.0)) - self.delta[places_B] - self._delta_max
+        floor[half >= _FAR / 2] = np.inf  # nothing was left out, or only places that don't exist
         return np.maximum(floor, 0.0)
 
+    def _float(self) -> Any:
+        import torch
 
-def _limit(torch: Any, bits: Any, least: Least, start: int, stop: int) -> None:
-    owners, first = np.unique(least.owner_B, return_index=True)
-    for owner, row, end in zip(owners, first, [*first[1:], len(least.owner_B)], strict=True):
-        own = bits[row:end]
-        torch.maximum(own, least.limits[owner][start:stop], out=own)
+        return getattr(torch, self.precision)
+
+    def _int(self) -> Any:
+        import torch
+
+        return getattr(torch, _BITS[self.precision])
+
+    def _never(self) -> int:
+        import torch
+
+        return int(torch.tensor([_NEVER], dtype=self._float()).view(self._int())[0])
+
+    def _points_at(self, start: int, stop: int) -> Ids | slice:
+        stop = min(stop, self.points)
+        return slice(start, max(start, stop)) if self.order_N is None else self.order_N[start:stop]
+
+    def _encode(self, points: Ids | slice, rows: int) -> tuple[Any, Distances, float]:
+        """Codes [rows, W] of some points, how far rounding moved each, the largest square; places without a point
+        come last and are far from everything."""
+        import torch
+
+        exact = torch.from_numpy(self.vectors_ND[points].astype(np.float64) - self._mean_D)
+        n, d = exact.shape
+        codes = torch.zeros((rows, self._width), dtype=self._float())
+        codes[:n, :d] = exact.to(self._float())
+        back = codes[:n, :d].to(torch.float64)
+        moved = np.zeros(rows)
+        moved[:n] = (exact - back).norm(dim=1).numpy()
+        half = (back * back).sum(1) / 2
+        largest = 2 * float(half.max()) if n else 0.0
+        codes[:, d : d + _PARTS] = 1
+        for number in range(_PARTS):
+            codes[:n, d + _PARTS + number] = half.to(self._float())
+            half = half - codes[:n, d + _PARTS + number].to(torch.float64)
+        codes[n:, d + _PARTS] = _FAR
+        return codes, moved, largest
+
+    @functools.cached_property
+    def _tensor(self) -> Any:
+        assert self._codes is not None
+        return shared_tensor(self._codes).view(self._float()).to(self.device)
+
+    def _columns(self, start: int, stop: int) -> Any:
+        if self._codes is not None:
+            return self._tensor[start:stop]
+        return self._encode(self._points_at(start, stop), stop - start)[0].to(self.device)
+
+    def _gather(self, places_B: Ids) -> Any:
+        """A copy of the codes of some places."""
+        import torch
+
+        if self._codes is not None:
+            return self._tensor[torch.from_numpy(places_B).to(self.device)]
+        points = places_B if self.order_N is None else self.order_N[places_B]
+        return self._encode(points, len(points))[0].to(self.device)
+
+
+def shared_tensor(array: npt.NDArray[Any]) -> Any:
+    """A tensor on the array's memory, which may be the read-only memory of an object store."""
+    import torch
+
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+        return torch.from_numpy(array)
 
 
 class _Best:
     """The k smallest values of each row, over blocks of columns that come one after the other."""
 
-    def __init__(self, torch: Any, rows: int, k: int, device: str) -> None:
-        self.torch, self.rows, self.k, self.device = torch, rows, k, device
-        self.worst_B: Any = None  # value of the k-th best so far; what isn't below is not kept
-        self.found: list[tuple[Any, Any, Any]] = []  # row, column, value
+    def __init__(self, rows: int, k: int, never: int, bits: Any, device: str) -> None:
+        import torch
 
-    def add(self, bits: Any, start: int) -> None:
-        """Keep what is smaller than the k-th best, looking at groups of columns first."""
-        torch, rows, columns = self.torch, self.rows, bits.shape[1]
-        group = _GROUP if columns % _GROUP == 0 and columns >= 2 * _GROUP * self.k else 1
-        grouped = bits.view(rows, group, columns // group)
-        lowest = grouped.amin(1) if group > 1 else bits
-        if self.worst_B is None:
-            enough = min(self.k, lowest.shape[1])
-            self.worst_B = lowest.topk(enough, dim=1, largest=False).values[:, -1].clone()
-            hit = lowest <= self.worst_B[:, None]
-        else:
-            hit = lowest < self.worst_B[:, None]
-        row, place = hit.nonzero(as_tuple=True)
+        self.rows, self.k, self.never, self.device = rows, k, never, device
+        # Value of the k-th best so far: what exceeds it is not kept. `never` itself exceeds it always.
+        self.worst_B = torch.full((rows,), never - 1, dtype=bits, device=device)
+        self.found: list[tuple[Any, Any, Any]] = []  # row, column, value
+        self.waiting = 0
+
+    def add(self, rows: Any, bits_BM: Any, start: int) -> None:
+        """Keep what is no larger than the k-th best, looking at groups of columns first."""
+        import torch
+
+        columns = bits_BM.shape[1]
+        worst = self.worst_B[rows]
+        fresh = worst == self.never - 1
+        starting = bool(fresh.any())
+        group = next((g for g in (_GROUP, 16, 8, 4, 2) if columns // g >= (2 * self.k if starting else 8)), 1)
+        even = columns // group * group
+        grouped = bits_BM[:, :even].unflatten(1, (group, columns // group))
+        lowest = grouped.amin(1) if group > 1 else bits_BM
+        if starting and lowest.shape[1] >= self.k:
+            reached = lowest[fresh].topk(self.k, dim=1, largest=False).values[:, -1]
+            worst[fresh] = torch.clamp(reached, max=self.never - 1)
+            self.worst_B[rows] = worst
+        row, place = (lowest <= worst[:, None]).nonzero(as_tuple=True)
         if group > 1:
             members = grouped[row, :, place]
-            inside, offset = (members <= self.worst_B[row][:, None]).nonzero(as_tuple=True)
-            values = members[inside, offset]
-            row, place = row[inside], place[inside] + offset * (columns // group)
+            inside, offset = (members <= worst[row][:, None]).nonzero(as_tuple=True)
+            self._keep(rows, row[inside], place[inside] + offset * (columns // group), members[inside, offset], start)
         else:
-            values = bits[row, place]
-        self.found.append((row, place + start, values))
+            self._keep(rows, row, place, bits_BM[row, place], start)
+        if even < columns:  # a remainder that fills no group
+            rest = bits_BM[:, even:]
+            row, place = (rest <= worst[:, None]).nonzero(as_tuple=True)
+            self._keep(rows, row, place, rest[row, place], start + even)
+        if self.waiting > 3 * self.k * self.rows:
+            self.settle()
+
+    def _keep(self, rows: Any, row: Any, place: Any, value: Any, start: int) -> None:
+        self.found.append((rows[row], place + start, value))
+        self.waiting += len(row)
 
     def settle(self) -> None:
-        """Forget all but the k best of each row."""
-        torch = self.torch
+        """Forget all but the k best of each row, nearest first (the smaller place on ties)."""
+        import torch
+
         row, column, value = (torch.cat(parts) for parts in zip(*self.found, strict=True))
-        order = self._order(row, value)
+        order = torch.argsort(column, stable=True)
+        order = order[_sorted_by(row[order], value[order])]
         row, column, value = row[order], column[order], value[order]
-        starts = torch.searchsorted(row, torch.arange(self.rows, device=self.device))
-        place = torch.arange(len(row), device=self.device) - starts[row]
-        keep = place < self.k
-        last = place == self.k - 1
-        # A row with fewer than k so far has no worst one: everything is still of interest.
+        rank = torch.arange(len(row), device=self.device) - self._starts(row)[row]
+        keep, last = rank < self.k, rank == self.k - 1
         self.worst_B[row[last]] = value[last]
         self.found = [(row[keep], column[keep], value[keep])]
-
-    def _order(self, row: Any, value: Any) -> Any:
-        if value.element_size() <= 4:
-            return self.torch.argsort((row << 32) + value.to(self.torch.int64))
-        by_value = self.torch.argsort(value)
-        return by_value[self.torch.argsort(row[by_value], stable=True)]
+        self.waiting = 0
 
     def result(self) -> tuple[Ids, Any]:
-        """Columns int64 [B, K], nearest first, -1 where there are fewer, and the value that the others reach."""
-        self.settle()
-        row, column, _ = self.found[0]
-        starts = self.torch.searchsorted(row, self.torch.arange(self.rows, device=self.device))
-        ids = self.torch.full((self.rows, self.k), -1, dtype=self.torch.int64, device=self.device)
-        ids[row, self.torch.arange(len(row), device=self.device) - starts[row]] = column
-        return ids.cpu().numpy(), self.worst_B
+        """Columns int64 [B, K], nearest first, -1 where there are fewer, and the value that all others reach."""
+        import torch
+
+        places = torch.full((self.rows, self.k), -1, dtype=torch.int64, device=self.device)
+        if self.found:
+            self.settle()
+            row, column, _ = self.found[0]
+            places[row, torch.arange(len(row), device=self.device) - self._starts(row)[row]] = column
+        return places.cpu().numpy(), self.worst_B
+
+    def _starts(self, row: Any) -> Any:
+        import torch
+
+        return torch.searchsorted(row, torch.arange(self.rows, device=self.device))
+
+
+def _sorted_by(row: Any, value: Any) -> Any:
+    """Stable order by (row, value)."""
+    import torch
+
+    if value.element_size() <= 4:
+        return torch.argsort((row << 32) + value.to(torch.int64), stable=True)
+    by_value = torch.argsort(value, stable=True)
+    return by_value[torch.argsort(row[by_value], stable=True)]

@@ -1,30 +1,38 @@
-"""Certified Borůvka: the exact minimum spanning tree of mutual reachability, from short neighbour lists.
+"""Certified Borůvka: the minimum spanning tree of mutual reachability from short neighbour lists, every edge proved.
 
-A spanning tree over a k-nearest-neighbour graph is wrong where a long edge is missing. Here every edge is proved
-before it is taken. Point p knows its list, and a bound: any point outside the list is at least bound(p) away, hence at
-a mutual
-reachability of at least max(core(p), bound(p)). In a round, component C has a best known outgoing edge of weight w(C).
-If w(C) is at most that floor for every p in C, no unseen edge can beat it: the edge is certified. Otherwise the points
-whose floor is below w(C) look again, nearest floor first, among all points outside C; what they find becomes a known
-edge and raises their floor for good, because components only grow.
+A spanning tree over a k-nearest-neighbour graph is wrong where a long edge is missing. Here every edge is proved before
+it is taken. Point p knows its list, and a floor: any point outside the list has a mutual reachability to p of at least
+floor(p) = max(core(p), bound(p)). In a round, component C has a best known outgoing edge of weight w(C). If w(C) is at
+most the floor of every p in C, no unseen edge can beat it: the edge is certified. Points whose floor is below w(C) are
+doubtful; they look again, lowest floor first, among the points outside C; what they find becomes a known edge and
+raises their floor for good, because components only grow.
+
+An edge needs to be proved from one of its ends only. So a round contracts as soon as half of the components have proved
+theirs, and the component with the most doubtful points is never asked: the large one waits until the small ones have
+come to it. This halves the second searches against asking every component in every round.
 
 Edges are ordered by (mutual reachability, distance, smaller id, larger id), so ties fall the same way everywhere.
 
 mreach(a, b) = max(core(a), core(b), d(a, b))   (Campello, Moulavi, Sander 2013)
+
+Lists stay with their shards, which answer with one edge per component; this side holds O(N) numbers. Shape suffixes:
+N points, C components, E edges.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from raymedlt.clustering.neighbours import Distances, Ids, Neighbours, Vectors, pair_distances, rounding_of_squares
+from raymedlt.clustering.neighbours import Neighbours, Outside
+from raymedlt.clustering.screening import Distances, Ids
 
-_ASKED_PER_COMPONENT = 64  # points of one component that look again at a time; asking fewer first saves most searches
-_BLOCK_CELLS = 32_000_000  # cells of the distance block of a second search: 128 MB in float32
+Components = npt.NDArray[np.int32]
+
+_ASKED_AT_FIRST = 64  # points of a component that look again in a round's first pass; each pass asks twice as many
 
 
 class Edges(NamedTuple):
@@ -40,23 +48,14 @@ class Edges(NamedTuple):
         return Edges(self.low[which], self.high[which], self.weight[which], self.distance[which])
 
     @staticmethod
+    def none() -> Edges:
+        """No edge."""
+        return Edges(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0), np.zeros(0))
+
+    @staticmethod
     def concatenate(parts: Sequence[Edges]) -> Edges:
         """All edges of `parts`, one after the other."""
-        return Edges(
-            np.concatenate([part.low for part in parts]),
-            np.concatenate([part.high for part in parts]),
-            np.concatenate([part.weight for part in parts]),
-            np.concatenate([part.distance for part in parts]),
-        )
-
-
-class SpanningTree(NamedTuple):
-    """N - 1 edges in canonical order, and what proving them took."""
-
-    edges: Edges
-    rounds: int
-    second_searches: int  # points that looked again, counted with repeats
-    certified: int  # edges proved to be in a minimum spanning tree; equals N - 1 here
+        return Edges(*(np.concatenate(columns) for columns in zip(*parts, strict=True))) if parts else Edges.none()
 
 
 def canonical_order(edges: Edges) -> npt.NDArray[np.int64]:
@@ -64,143 +63,261 @@ def canonical_order(edges: Edges) -> npt.NDArray[np.int64]:
     return np.lexsort((edges.high, edges.low, edges.distance, edges.weight))
 
 
-def list_edges(neighbours: Neighbours, core_N: Distances) -> Edges:
-    """Every pair that appears in a list, once, with its mutual reachability."""
-    n, k = neighbours.ids_NK.shape
-    left, right = np.repeat(np.arange(n), k), neighbours.ids_NK.ravel()
-    distance = neighbours.distances_NK.ravel()
-    low, high = np.minimum(left, right), np.maximum(left, right)
-    _, first = np.unique(low * n + high, return_index=True)
-    low, high, distance = low[first], high[first], distance[first]
-    return Edges(low, high, np.maximum(np.maximum(core_N[low], core_N[high]), distance), distance)
-
-
-def minimum_spanning_tree(vectors_ND: Vectors, neighbours: Neighbours, core_N: Distances) -> SpanningTree:
-    """The minimum spanning tree of mutual reachability, every edge certified.
-
-    Args:
-        vectors_ND: float32 [N, D], N >= 1.
-        neighbours: lists of any length (longer lists mean fewer second searches), with true bounds.
-        core_N: core distances, float64 [N].
-
-    Time: O(E log E) per round with at most log2(N) rounds, plus O(N D) for each second search. Memory: O(E) plus one
-    block of 128 MB.
-    """
-    n = len(vectors_ND)
-    floor_N = np.maximum(core_N, neighbours.bound_N)
-    known = _sorted(list_edges(neighbours, core_N))
-    component_N = np.arange(n)
-    taken: list[Edges] = []
-    rounds = searches = 0
-    search = _OutsideSearch(vectors_ND, core_N)
-    count = n
-    while count > 1:
-        rounds += 1
-        known = _crossing(known, component_N)
-        while True:
-            best_C = _best_edge(known, component_N, count)
-            weight_C = np.append(known.weight, np.inf)[best_C]
-            doubtful = _doubtful_points(floor_N, weight_C, component_N)
-            if len(doubtful) == 0:
-                break
-            found, found_floor = search.nearest_outside(doubtful, component_N)
-            floor_N[doubtful] = np.maximum(floor_N[doubtful], found_floor)
-            searches += len(doubtful)
-            known = _sorted(joined(known, found))
-        chosen = np.unique(best_C)
-        edges = known.take(chosen)
-        taken.append(edges)
-        component_N, count = _merge(component_N, count, edges)
-    tree = _sorted(Edges.concatenate(taken)) if taken else known
-    return SpanningTree(tree, rounds, searches, len(tree.low))
-
-
-def _sorted(edges: Edges) -> Edges:
-    return edges.take(canonical_order(edges))
-
-
-def joined(known: Edges, found: Edges) -> Edges:
-    """Both, each pair once (a pair's numbers are equal wherever it was found: one formula)."""
-    both = Edges.concatenate([known, found])
+def joined(*parts: Edges) -> Edges:
+    """All edges, each pair once (a pair's numbers are equal wherever it was found: one formula), by (low, high)."""
+    both = Edges.concatenate(parts)
     size = int(both.high.max(initial=0)) + 1
     _, first = np.unique(both.low * size + both.high, return_index=True)
     return both.take(first)
 
 
-def _crossing(edges: Edges, component_N: npt.NDArray[np.int64]) -> Edges:
-    return edges.take(component_N[edges.low] != component_N[edges.high])
+def list_edges(points_B: Ids, neighbours: Neighbours, core_N: Distances) -> Edges:
+    """Every pair of a point and a member of its list, once, with its mutual reachability, in canonical order."""
+    rows, columns = np.nonzero(neighbours.ids_BK >= 0)
+    left, right = points_B[rows], neighbours.ids_BK[rows, columns]
+    distance = neighbours.distances_BK[rows, columns]
+    weight = np.maximum(np.maximum(core_N[left], core_N[right]), distance)
+    edges = joined(Edges(np.minimum(left, right), np.maximum(left, right), weight, distance))
+    return edges.take(canonical_order(edges))
 
 
-def _best_edge(edges: Edges, component_N: npt.NDArray[np.int64], count: int) -> npt.NDArray[np.int64]:
-    """Per component the first crossing edge in canonical order; len(edges) where none is known."""
+class Contraction(NamedTuple):
+    """A finished round: components int32 [N] before it, and per component the weight it chose (NaN: it chose none)."""
+
+    component_N: Components
+    chosen_C: Distances
+
+
+class Lists:
+    """The list edges of one shard, as far as they still lead from one component to another.
+
+    What has been dropped would be dropped again: a worker that lost its lists begins with the whole ones and answers
+    the same.
+    """
+
+    def __init__(self, edges: Edges) -> None:
+        self.edges = edges
+
+    def after(self, contraction: Contraction, component_N: Components) -> Edges:
+        """Drop what has become internal; returns the edges that some minimum spanning tree might hold.
+
+        An edge that ties with an edge of the tree weighs as much as what one of its two components chose in the round
+        that merged them. (On the chain of chosen edges between the two, one of this weight was chosen by an end that
+        has nothing lighter; follow the chain from there: all weigh the same, and the last was chosen by one of the
+        two.) Clusters do not depend on which of such edges a tree holds, except through the order of equal merges.
+        """
+        self._drop_internal(contraction.component_N)
+        low, high = contraction.component_N[self.edges.low], contraction.component_N[self.edges.high]
+        weight = self.edges.weight
+        possible = self.edges.take((contraction.chosen_C[low] == weight) | (contraction.chosen_C[high] == weight))
+        self._drop_internal(component_N)
+        return possible
+
+    def minima(self, component_N: Components) -> Edges:
+        """The first edge in canonical order of every component that has one here."""
+        self._drop_internal(component_N)
+        return minima(self.edges, component_N)
+
+    def _drop_internal(self, component_N: Components) -> None:
+        crossing = component_N[self.edges.low] != component_N[self.edges.high]
+        if not crossing.all():
+            self.edges = self.edges.take(crossing)
+
+
+def minima(edges: Edges, component_N: Components) -> Edges:
+    """The first of the given edges, which are in canonical order, that touches each component; each edge once."""
+    count = int(component_N.max(initial=-1)) + 1
+    first_C = np.full(count, len(edges.low))
+    # Of repeated places the last assignment stays: from the back, that is the first edge.
+    rank = np.arange(len(edges.low))[::-1]
+    for ends in (edges.low, edges.high):
+        of_ends = np.full(count, len(edges.low))
+        of_ends[component_N[ends[::-1]]] = rank
+        first_C = np.minimum(first_C, of_ends)
+    return edges.take(np.unique(first_C[first_C < len(edges.low)]))
+
+
+class Fleet(Protocol):
+    """Whoever holds the lists and the index: this process, or Ray workers."""
+
+    def minima(self, component_N: Components, contraction: Contraction | None) -> tuple[Edges, Edges]:
+        """Per component the best list edge (some edges may repeat), and what `Lists.after` returned, of all shards."""
+        ...
+
+    def outside(self, points_B: Ids, component_N: Components, exhaustive: bool) -> Outside:
+        """The best edge of each point to the outside of its component."""
+        ...
+
+
+class SpanningTree(NamedTuple):
+    """N - 1 edges in canonical order, and what proving them took.
+
+    certified: bool [N - 1], whether no unseen edge could be lighter (as far as the index sees, if it is partial).
+    least_weight: the tree of least weight weighs at least this. ties: edges that other minimum trees may hold.
+    second_searches: points that looked again, with repeats; exhaustive_searches: those of them that looked everywhere.
+    """
+
+    edges: Edges
+    certified: npt.NDArray[np.bool_]
+    least_weight: float
+    ties: Edges
+    rounds: int
+    passes: int
+    second_searches: int
+    exhaustive_searches: int
+
+
+class _Round(NamedTuple):
+    """Per component the best known edge (a number into `edges`, len(edges) for none), its weight, doubtful points."""
+
+    edges: Edges
+    best_C: npt.NDArray[np.int64]
+    weight_C: Distances
+    doubtful_C: npt.NDArray[np.int64]
+
+
+def minimum_spanning_tree(
+    floor_N: Distances, fleet: Fleet, partial: bool = False, most_exhaustive: int | None = None
+) -> SpanningTree:
+    """Grow the tree, certifying each edge.
+
+    Args:
+        floor_N: any point outside p's list has a mutual reachability to p of at least floor_N[p].
+        fleet: holds lists and index.
+        partial: the index sees only the cells near a point. A point that finds nobody outside there looks everywhere.
+        most_exhaustive: with a partial index, at most so many points look everywhere; what is still in doubt then is
+            taken as it is known, and not certified. (One of each component more where no way out is known at all.)
+
+    Time: O(N log N) here, a few rounds (at most log2 N contractions by half). Memory: O(N), and the found edges.
+    """
+    n = len(floor_N)
+    floor_N = floor_N.copy()
+    component_N = np.zeros(n, np.int32) if n == 0 else np.arange(n, dtype=np.int32)
+    blind_N = np.zeros(n, bool)  # the cells near this point held nobody outside its component
+    left = most_exhaustive if partial and most_exhaustive is not None else np.inf
+    taken, proofs, floors, ties = [], [], [], []
+    found = Edges.none()
+    contraction: Contraction | None = None
+    rounds = passes = searches = exhaustive = 0
+    count = n
+    while count > 1:
+        rounds += 1
+        listed, possible = fleet.minima(component_N, contraction)
+        ties.append(possible)
+        asked = _ASKED_AT_FIRST
+        while True:
+            state = _best(listed, found, component_N, count, floor_N)
+            free_C = (state.doubtful_C == 0) & np.isfinite(state.weight_C)
+            if free_C.mean() >= 0.5:
+                break
+            points = _to_ask(state, floor_N, component_N, asked)
+            if partial:
+                near, far = points[~blind_N[points]], points[blind_N[points]]
+                far = far[: int(min(left, len(far)))]
+                if len(near) + len(far) == 0:
+                    if np.isfinite(state.weight_C).any():
+                        free_C = _least_doubtful(state, free_C)
+                        break
+                    far = np.unique(component_N, return_index=True)[1]  # nobody knows a way out, yet the tree must span
+                left = max(left - len(far), 0)
+            else:
+                near, far = points[:0], points
+            passes, searches, exhaustive = passes + 1, searches + len(near) + len(far), exhaustive + len(far)
+            for group, everywhere in ((near, False), (far, True)):
+                if len(group):
+                    answer = fleet.outside(group, component_N, everywhere)
+                    seen = answer.other_B >= 0
+                    blind_N[group[~seen]] = True
+                    at = group[seen]
+                    floor_N[at] = np.maximum(floor_N[at], answer.weight_B[seen])
+                    found = joined(found, _edges_from(group, answer))
+            asked *= 2
+        chosen = np.unique(state.best_C[free_C])
+        edges = state.edges.take(chosen)
+        taken.append(edges)
+        proof, least = _proofs(state, free_C, chosen, floor_N, component_N)
+        proofs.append(proof)
+        floors.append(least)
+        chosen_C = np.where(free_C, state.weight_C, np.nan)
+        contraction = Contraction(component_N, chosen_C)
+        component_N, count = _merged(component_N, count, edges)
+        found = found.take(component_N[found.low] != component_N[found.high])
+    if contraction is not None:
+        ties.append(fleet.minima(component_N, contraction)[1])
+    tree = Edges.concatenate(taken)
+    order = canonical_order(tree)
+    certified = np.concatenate(proofs)[order] if proofs else np.zeros(0, bool)
+    least_weight = float(np.concatenate(floors).sum()) if floors else 0.0
+    return SpanningTree(
+        tree.take(order), certified, least_weight, Edges.concatenate(ties), rounds, passes, searches, exhaustive
+    )
+
+
+def _best(listed: Edges, found: Edges, component_N: Components, count: int, floor_N: Distances) -> _Round:
+    edges = joined(listed, found)
+    edges = edges.take(canonical_order(edges))
     best_C = np.full(count, len(edges.low))
     rank = np.arange(len(edges.low))
     np.minimum.at(best_C, component_N[edges.low], rank)
     np.minimum.at(best_C, component_N[edges.high], rank)
-    return best_C
+    weight_C = np.append(edges.weight, np.inf)[best_C]
+    doubtful_C = np.bincount(component_N[floor_N < weight_C[component_N]], minlength=count)
+    return _Round(edges, best_C, weight_C, doubtful_C)
 
 
-def _doubtful_points(
-    floor_N: Distances, weight_C: Distances, component_N: npt.NDArray[np.int64]
-) -> npt.NDArray[np.int64]:
-    """Points that could hide a better edge than their component's best: lowest floors first, a few per component."""
-    points = np.flatnonzero(floor_N < weight_C[component_N])
-    if len(points) == 0:
-        return points
+def _to_ask(state: _Round, floor_N: Distances, component_N: Components, asked: int) -> Ids:
+    """Doubtful points, lowest floors first, `asked` of each component, none of the one with the most."""
+    doubtful = floor_N < state.weight_C[component_N]
+    if len(state.doubtful_C) > 1:
+        doubtful &= component_N != int(state.doubtful_C.argmax())
+    points = np.flatnonzero(doubtful)
     points = points[np.lexsort((points, floor_N[points], component_N[points]))]
     owner = component_N[points]
-    starts = np.flatnonzero(np.r_[True, owner[1:] != owner[:-1]])
+    starts = np.flatnonzero(np.r_[True, owner[1:] != owner[:-1]]) if len(points) else np.zeros(0, np.int64)
     place = np.arange(len(points)) - np.repeat(starts, np.diff(np.r_[starts, len(points)]))
-    return points[place < _ASKED_PER_COMPONENT]
+    return points[place < asked]
 
 
-def _merge(component_N: npt.NDArray[np.int64], count: int, edges: Edges) -> tuple[npt.NDArray[np.int64], int]:
+def _least_doubtful(state: _Round, free_C: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+    """Nobody may look further: the half of the components with the fewest doubtful points take what they know."""
+    known = np.isfinite(state.weight_C)
+    order = np.lexsort((np.arange(len(free_C)), state.doubtful_C, ~known))
+    chosen = np.zeros(len(free_C), bool)
+    chosen[order[: max(1, len(free_C) // 2)]] = True
+    return (chosen & known) | free_C
+
+
+def _edges_from(points_B: Ids, answer: Outside) -> Edges:
+    seen = np.flatnonzero(answer.other_B >= 0)
+    points, other = points_B[seen], answer.other_B[seen]
+    return Edges(
+        np.minimum(points, other), np.maximum(points, other), answer.weight_B[seen], answer.distance_B[seen]
+    )
+
+
+def _proofs(
+    state: _Round,
+    free_C: npt.NDArray[np.bool_],
+    chosen: npt.NDArray[np.int64],
+    floor_N: Distances,
+    component_N: Components,
+) -> tuple[npt.NDArray[np.bool_], Distances]:
+    """For each chosen edge: did a component prove it, and what its weight is at least."""
+    lowest_C = np.full(len(free_C), np.inf)
+    np.minimum.at(lowest_C, component_N, floor_N)
+    certified, least = np.zeros(len(chosen), bool), np.zeros(len(chosen))
+    at = np.searchsorted(chosen, state.best_C[free_C])
+    np.logical_or.at(certified, at, state.doubtful_C[free_C] == 0)
+    np.maximum.at(least, at, np.minimum(state.weight_C[free_C], lowest_C[free_C]))
+    return certified, least
+
+
+def _merged(component_N: Components, count: int, edges: Edges) -> tuple[Components, int]:
     """Component numbers after the chosen edges joined their ends."""
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
 
     ends = component_N[edges.low], component_N[edges.high]
     graph = coo_array((np.ones(len(ends[0]), np.int8), ends), shape=(count, count))
-    joined, of_component = connected_components(graph, directed=False)
-    return of_component[component_N].astype(np.int64), int(joined)
-
-
-class _OutsideSearch:
-    """Exact search for a point's least mutual reachability to any point outside its component."""
-
-    def __init__(self, vectors_ND: Vectors, core_N: Distances) -> None:
-        self.vectors_ND, self.core_N = vectors_ND, core_N
-        self.squares_N = np.einsum("nd,nd->n", vectors_ND, vectors_ND)
-        self.core_squares_N = (core_N**2).astype(np.float32)
-        self.rounding = rounding_of_squares(vectors_ND)
-
-    def nearest_outside(
-        self, points: npt.NDArray[np.int64], component_N: npt.NDArray[np.int64]
-    ) -> tuple[Edges, Distances]:
-        """The best edge from each point to the outside, and its weight, below which none exists.
-
-        float32 finds every pair within twice the rounding of the minimum, so the true minimum is among them; float64
-        decides.
-        """
-        rows = max(1, _BLOCK_CELLS // len(self.vectors_ND))
-        asked_parts, other_parts = [], []
-        for start in range(0, len(points), rows):
-            block = points[start : start + rows]
-            squares_PN = -2.0 * (self.vectors_ND[block] @ self.vectors_ND.T)
-            squares_PN += self.squares_N
-            squares_PN += self.squares_N[block][:, None]
-            np.maximum(squares_PN, self.core_squares_N, out=squares_PN)
-            np.maximum(squares_PN, self.core_squares_N[block][:, None], out=squares_PN)
-            squares_PN[component_N[block][:, None] == component_N] = np.inf
-            row, other = np.nonzero(squares_PN <= squares_PN.min(1, keepdims=True) + 2 * self.rounding)
-            asked_parts.append(block[row])
-            other_parts.append(other)
-        asked, other = np.concatenate(asked_parts), np.concatenate(other_parts)
-        distance = pair_distances(self.vectors_ND, asked, other)
-        weight = np.maximum(np.maximum(self.core_N[asked], self.core_N[other]), distance)
-        low, high = np.minimum(asked, other), np.maximum(asked, other)
-        order = np.lexsort((high, low, distance, weight, asked))
-        first = order[np.r_[True, asked[order][1:] != asked[order][:-1]]]
-        floor = np.empty(len(points))
-        floor[np.argsort(points, kind="stable")] = weight[first]
-        return Edges(low[first], high[first], weight[first], distance[first]), floor
+    remaining, of_component = connected_components(graph, directed=False)
+    return of_component.astype(np.int32)[component_N], int(remaining)

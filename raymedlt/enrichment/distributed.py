@@ -20,13 +20,20 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from raymedlt.clustering.fit import Clustering
+from raymedlt.clustering.fit import Clustering, check_vectors, settings_of
 from raymedlt.clustering.model import ClusterModel
 from raymedlt.config import EnrichConfig, config_hash, hashed_part
 from raymedlt.embedding.encoder import PrecisionChoice, choose_precision
 from raymedlt.enrichment import finish
 from raymedlt.enrichment.corpus import SECTIONS, Section, distinct, study_ids, training_rows
-from raymedlt.enrichment.knowledge import Knowledge, SectionFit, cluster_section, judge_section, learn
+from raymedlt.enrichment.knowledge import (
+    Knowledge,
+    SectionFit,
+    cluster_section,
+    clustering_seed,
+    judge_section,
+    learn,
+)
 from raymedlt.enrichment.memory import common_language, model_of
 from raymedlt.enrichment.stages import (
     ARRANGE,
@@ -277,8 +284,8 @@ class _Run:
         for section in sections:
             own = vectors[section.name]
             if self.ledger.done(CLUSTER, section.name) is None:
-                with self.progress.stage(f"cluster {section.name}"):
-                    clustering = cluster_section(section, own, self.config)
+                clustering = self._clustering(section, own)
+                with self.progress.stage(f"judge {section.name}"):
                     fit = judge_section(section, own, clustering, self.config, language)
                     self._save_model(model_of(fit, self.config, precision.precision), section.name)
             else:
@@ -287,6 +294,26 @@ class _Run:
                 fit = judge_section(section, own, clustering, self.config, language)
             fits.append(fit)
         return fits
+
+    def _clustering(self, section: Section, vectors_KD: npt.NDArray[np.float32]) -> Clustering:
+        """On Ray where there are enough points to share; the result is the same."""
+        options = self.config.clustering
+        if self.on_ray and options.method == "hdbscan" and len(vectors_KD) >= 2 * options.shard_points:
+            from raymedlt.clustering.distributed import fit_on_ray
+
+            gpus = int(self._connect().gpus)
+            return fit_on_ray(
+                check_vectors(vectors_KD),
+                settings_of(options, len(vectors_KD), clustering_seed(section, self.config)),
+                name=section.name,
+                ledger=self.ledger,
+                progress=self.progress,
+                workers=self.workers,
+                shard_points=options.shard_points,
+                gpus=gpus,
+            )
+        with self.progress.stage(f"cluster {section.name}"):
+            return cluster_section(section, vectors_KD, self.config)
 
     def _save_model(self, model: ClusterModel, name: str) -> None:
         with tempfile.TemporaryDirectory() as folder:

@@ -184,6 +184,7 @@ def write_all(storage: Storage, ledger: Ledger, outcome: Outcome) -> list[FileEn
         edges=storage.read_folder("edges"),
         vectors={fit.section.name: fit.vectors for fit in outcome.fits},
         certificates={fit.section.name: fit.clustering.certificate for fit in outcome.fits},
+        clusterings={fit.section.name: fit.clustering for fit in outcome.fits},
         timings=timings_of(outcome)["work"],
         startup_seconds=sum(timings_of(outcome)["start_up"].values()),
         precision=f"{outcome.precision.precision}: {outcome.precision.reason}",

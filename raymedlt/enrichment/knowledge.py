@@ -12,8 +12,9 @@ import numpy as np
 import numpy.typing as npt
 from scipy import sparse
 
-from raymedlt.clustering.fit import Clustering, Vectors, cluster
+from raymedlt.clustering.fit import Clustering, cluster
 from raymedlt.clustering.model import medoids, nearest_clustered
+from raymedlt.clustering.screening import Vectors
 from raymedlt.config import EnrichConfig
 from raymedlt.enrichment import guard
 from raymedlt.enrichment.cliques import as_bits
@@ -48,7 +49,12 @@ class SectionFit:
 
 def cluster_section(section: Section, vectors_KD: Vectors, config: EnrichConfig) -> Clustering:
     """Cluster a section's distinct sentences, vectors in the order of its keys."""
-    return cluster(vectors_KD, config.clustering, keyed_seed(config.seed, "clustering", section.name))
+    return cluster(vectors_KD, config.clustering, clustering_seed(section, config))
+
+
+def clustering_seed(section: Section, config: EnrichConfig) -> int:
+    """Seed of whatever is random in a section's clustering."""
+    return keyed_seed(config.seed, "clustering", section.name)
 
 
 def judge_section(

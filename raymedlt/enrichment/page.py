@@ -8,7 +8,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from raymedlt.clustering.fit import Certificate
+from raymedlt.clustering.certificate import Certificate
+from raymedlt.clustering.fit import Clustering
 from raymedlt.config import EnrichConfig, config_hash
 from raymedlt.enrichment.figures import timing_bars
 from raymedlt.enrichment.sections import (
@@ -45,6 +46,7 @@ def enrichment_page(
     rejected: pa.Table,
     vectors: Mapping[str, Vectors],
     certificates: Mapping[str, Certificate],
+    clusterings: Mapping[str, Clustering] | None = None,
     timings: Mapping[str, float],
     startup_seconds: float = 0.0,
     precision: str = "",
@@ -65,6 +67,7 @@ def enrichment_page(
         vectors: section -> float32 [K, D], in the order of that section's rows in `sentences`; may be a memory map
             (at most 4,000 rows and the medoids are read). A section without an entry gets no map.
         certificates: section -> how its clustering came about.
+        clusterings: section -> its clustering, for the picture of its tree; a section without an entry gets none.
         timings: stage -> seconds of work, in the order of the stages. startup_seconds: what does not grow with data.
         precision: what the embedding was computed in, in words.
         paths: table -> where it lies, as it shall be shown.
@@ -84,7 +87,10 @@ def enrichment_page(
         Section(title="Map of the clusters", blocks=maps_blocks(sentences, clusters, vectors)),
         Section(title="Clusters", blocks=clusters_blocks(clusters, paths)),
         Section(title="What goes together", blocks=graph_blocks(findings, edges, config, paths)),
-        Section(title="Condition of the clustering", blocks=condition_blocks(sentences, certificates)),
+        Section(
+            title="Condition of the clustering",
+            blocks=condition_blocks(sentences, clusters, certificates, clusterings or {}),
+        ),
         Section(title="Rejected rows", blocks=rejected_blocks(counts, rejected, paths)),
         Section(title="Time", blocks=[timing_bars(timings, startup_seconds), KeyValues([("Embedding", precision)])]),
         Section(title="Configuration", blocks=configuration_blocks(config)),

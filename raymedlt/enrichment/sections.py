@@ -10,7 +10,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from raymedlt.clustering.fit import Certificate
+from raymedlt.clustering.certificate import Certificate
+from raymedlt.clustering.fit import Clustering
 from raymedlt.config import EnrichConfig, flatten
 from raymedlt.enrichment.clustermap import cluster_map
 from raymedlt.enrichment.corpus import SECTIONS
@@ -24,6 +25,7 @@ from raymedlt.enrichment.figures import (
     row_flow,
     top_additions,
 )
+from raymedlt.enrichment.treefigure import condensed_tree_figure
 from raymedlt.runreport.page import Block, Column, Examples, KeyValues, Paragraph, Switch, Table
 
 Vectors = npt.NDArray[np.float32]
@@ -183,7 +185,12 @@ def graph_blocks(clusters: pa.Table, edges: pa.Table, config: EnrichConfig, path
     return [intro, figure] if figure else [intro]
 
 
-def condition_blocks(sentences: pa.Table, certificates: Mapping[str, Certificate]) -> list[Block]:
+def condition_blocks(
+    sentences: pa.Table,
+    clusters: pa.Table,
+    certificates: Mapping[str, Certificate],
+    clusterings: Mapping[str, Clustering],
+) -> list[Block]:
     blocks: list[Block] = [
         Paragraph(
             "HDBSCAN finds clusters as dense regions that stay together over many density thresholds, along a minimum"
@@ -231,6 +238,9 @@ def condition_blocks(sentences: pa.Table, certificates: Mapping[str, Certificate
                 title=f"{name.capitalize()}: {certificate.clusters:,} clusters by {certificate.method}",
             )
         )
+        if name in clusterings:
+            tree = condensed_tree_figure(name, clusterings[name], of_section(clusters, name))
+            blocks += [tree] if tree is not None else []
     return blocks
 
 

@@ -95,7 +95,26 @@ DATA = {
     "duplicates": lambda: duplicates(400, 6, 40, 4),
     "near duplicates": lambda: near_duplicates(600, 256, 6, 5),
     "far from the origin": lambda: blobs(300, 8, 5, 6) + np.float32(500),
+    "far apart": lambda: np.concatenate([blobs(150, 8, 3, 7 + (side > 0)) + np.float32(side) for side in (-500, 500)]),
     "equal": lambda: np.ones((60, 5), np.float32),
     "two points": lambda: np.array([[0.0, 0.0], [3.0, 4.0]], np.float32),
 }
-TIE_FREE = ("random", "blobs", "nested", "digits", "near duplicates", "far from the origin")
+TIE_FREE = ("random", "blobs", "nested", "digits", "near duplicates", "far from the origin", "far apart")
+
+
+def halos(n: int, d: int, centres: int, seed: int) -> npt.NDArray[np.float32]:
+    """Blobs, every point drawn towards the origin or away from it: dense clusters in sparse surroundings."""
+    rng = np.random.default_rng(seed)
+    pull = np.geomspace(0.3, 3, centres)[rng.integers(0, centres, n)]
+    return (blobs(n, d, centres, seed + 1) * pull[:, None]).astype(np.float32)
+
+
+def noisy(n: int, d: int, centres: int, seed: int) -> npt.NDArray[np.float32]:
+    """Blobs of many widths, and three points in ten anywhere."""
+    rng = np.random.default_rng(seed)
+    middle, width = rng.normal(size=(centres, d)) * 4, np.geomspace(0.05, 1, centres)
+    which = rng.integers(0, centres, n)
+    points = middle[which] + rng.normal(size=(n, d)) * width[which][:, None]
+    anywhere = rng.random(n) < 0.3
+    points[anywhere] = rng.normal(size=(int(anywhere.sum()), d)) * 4
+    return points.astype(np.float32)

@@ -11,7 +11,9 @@ import pytest
 from clustering_reference import blobs
 
 from raymedlt.clustering import ClusterModel, hdbscan_fit
+from raymedlt.clustering.fit import cluster
 from raymedlt.clustering.model import medoids, nearest_clustered
+from raymedlt.config import ClusteringConfig
 from raymedlt.errors import InputError
 from raymedlt.reports.sentences import sentence_key
 
@@ -130,9 +132,46 @@ def test_save_and_load(unit_model: ClusterModel, tmp_path: Path):
     assert (loaded.limit, loaded.encoder, loaded.information) == (0.2, None, {"section": "findings"})
     for ours, theirs in zip(loaded.clustering.exemplars, unit_model.clustering.exemplars, strict=True):
         assert ours.tolist() == theirs.tolist()
+    assert np.array_equal(loaded.clustering.core_distances, unit_model.clustering.core_distances)
+    assert loaded.clustering.core_distances.dtype == np.float64
+    assert loaded.clustering.condensed.dtype == unit_model.clustering.condensed.dtype
+    assert len(loaded.clustering.condensed) > len(loaded.keys)
+    assert np.array_equal(loaded.clustering.condensed, unit_model.clustering.condensed)
     asked = np.random.default_rng(0).normal(size=(50, 8))
     for before, after in zip(unit_model.assign(asked), loaded.assign(asked), strict=True):
         assert np.array_equal(before, after)
+    for before, after in zip(unit_model.predict(asked), loaded.predict(asked), strict=True):
+        assert np.array_equal(before, after)
+    assert np.array_equal(unit_model.membership(asked), loaded.membership(asked))
+
+
+def test_the_parameters_of_the_fit_are_kept(unit_model: ClusterModel, tmp_path: Path):
+    clustering = hdbscan_fit(unit_model.vectors, 7, 3)
+    dataclasses.replace(unit_model, clustering=clustering).save(tmp_path)
+    loaded = ClusterModel.load(tmp_path).clustering
+    assert (loaded.min_cluster_size, loaded.min_samples) == (7, 3)
+
+
+@pytest.mark.parametrize("method", ["dbscan", "kmeans"])
+def test_a_model_without_a_tree_is_saved_too(unit_model: ClusterModel, method: str, tmp_path: Path):
+    config = ClusteringConfig(method=method, eps=0.3, clusters=6)
+    model = dataclasses.replace(unit_model, clustering=cluster(unit_model.vectors, config))
+    model.save(tmp_path)
+    loaded = ClusterModel.load(tmp_path)
+    assert loaded.clusters >= 2
+    assert len(loaded.clustering.condensed) == 0
+    assert np.array_equal(loaded.assign(unit_model.vectors)[0], model.labels)
+    for each in (model, loaded):
+        assert [len(numbers) for numbers in each.exemplars] == [0] * model.clusters
+        with pytest.raises(InputError, match="without a condensed tree"):
+            each.predict(unit_model.vectors)
+
+
+def test_medoids_and_exemplars_lie_in_their_clusters(unit_model: ClusterModel):
+    assert unit_model.labels[unit_model.medoids].tolist() == list(range(unit_model.clusters))
+    assert len(unit_model.exemplars) == unit_model.clusters
+    for number, members in enumerate(unit_model.exemplars):
+        assert set(unit_model.labels[members].tolist()) == {number}
 
 
 def test_saving_twice_gives_the_same_bytes(unit_model: ClusterModel, tmp_path: Path):
@@ -151,9 +190,10 @@ def test_a_folder_without_a_model_is_refused(tmp_path: Path):
 def test_another_format_is_refused(unit_model: ClusterModel, tmp_path: Path):
     unit_model.save(tmp_path)
     description = json.loads((tmp_path / "model.json").read_text())
-    (tmp_path / "model.json").write_text(json.dumps(description | {"format": 99}))
-    with pytest.raises(InputError, match="the model has format 99"):
-        ClusterModel.load(tmp_path)
+    for other in (1, 99):
+        (tmp_path / "model.json").write_text(json.dumps(description | {"format": other}))
+        with pytest.raises(InputError, match=rf"the model has format {other}\. Expected: format 2"):
+            ClusterModel.load(tmp_path)
 
 
 def test_medoid_is_the_member_nearest_to_the_mean():

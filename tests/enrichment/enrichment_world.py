@@ -9,7 +9,9 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from raymedlt.clustering.fit import Certificate, Clustering
+from raymedlt.clustering.certificate import Certificate
+from raymedlt.clustering.fit import Clustering
+from raymedlt.clustering.hierarchy import NO_TREE
 from raymedlt.config import EnrichConfig
 from raymedlt.enrichment.corpus import Section, distinct, sentences_of, study_ids, training_rows
 from raymedlt.enrichment.knowledge import Knowledge, SectionFit, judge_section, learn
@@ -47,8 +49,8 @@ def clustered(section: Section, clusters: Sequence[Sequence[str]]) -> tuple[npt.
     vectors = np.eye(len(clusters) + len(labels), dtype=np.float32)[axis] if len(labels) else np.zeros((0, 2), "f4")
     made = int(labels.max(initial=-1)) + 1
     certificate = Certificate("by hand", len(labels), made, 0.0, 0, 0, 0.0, 0, 0, 0.0, 0.0, 0.0)
-    ones = np.ones(len(labels), np.float32)
-    return vectors, Clustering(labels, ones, np.ones(made, np.float32), [], None, certificate)
+    ones, cores = np.ones(len(labels), np.float32), np.zeros(len(labels))
+    return vectors, Clustering(labels, ones, np.ones(made, np.float32), [], None, certificate, cores, NO_TREE)
 
 
 def learnt(

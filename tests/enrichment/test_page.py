@@ -1,6 +1,9 @@
 """The enrich job's page, made from the real steps on reports written for this test."""
 
 import collections
+import dataclasses
+import itertools
+import json
 import re
 
 import numpy as np
@@ -9,15 +12,19 @@ import pyarrow.compute as pc
 import pytest
 
 from raymedlt.clustering import hdbscan_fit
+from raymedlt.clustering.condensed import branches
 from raymedlt.config import ClusteringConfig, EnrichConfig, config_hash
 from raymedlt.enrichment.clustermap import MOST_POINTS, cluster_map, place_medoids, spread
 from raymedlt.enrichment.figures import grouped_additions, in_words, most, spread_over
 from raymedlt.enrichment.memory import complete, fit
 from raymedlt.enrichment.page import enrichment_page
+from raymedlt.enrichment.sections import of_section
 from raymedlt.enrichment.tables import clusters_table, edges_table, sentences_table
+from raymedlt.enrichment.treefigure import condensed_tree_figure, icicle, visible_splits
 from raymedlt.enrichment.writing import write_reports
 from raymedlt.runreport import render
-from raymedlt.runreport.page import Examples, Figure
+from raymedlt.runreport.figures import label
+from raymedlt.runreport.page import Examples, Figure, KeyValues, figure_json, plain
 from raymedlt.schema import CLUSTERS, EDGES, REJECTED, SENTENCES
 
 THEMES = {
@@ -81,6 +88,7 @@ def run():
         "rejected": rejected,
         "vectors": {each.section.name: each.vectors for each in fits},
         "certificates": {each.section.name: each.clustering.certificate for each in fits},
+        "clusterings": {each.section.name: each.clustering for each in fits},
         "timings": {"read": 1.0, "embed": 2.5},
         "startup_seconds": 4.0,
         "precision": "float32",
@@ -165,6 +173,7 @@ def test_a_run_that_found_nothing_still_has_a_page(run):
         "counts": {"rows_read": 2, "rejected": {}, "with_findings": 0, "with_impression": 2},
         "vectors": {"findings": np.zeros((0, 16), np.float32)},
         "certificates": {"findings": hdbscan_fit(np.zeros((0, 16), np.float32)).certificate}, "warnings": [],
+        "clusterings": {"findings": hdbscan_fit(np.zeros((0, 16), np.float32))},
     }  # fmt: skip
     text = render(enrichment_page(**nothing))
     assert "0 of 0 training reports with findings got an addition (-)." in text
@@ -221,6 +230,136 @@ def test_clouds_do_not_reach_half_way_to_the_next_medoid():
     away = np.abs(spots - place[cluster]).max(1)
     assert (away[:40] <= 0.45 + 1e-9).all()
     assert away[:20].max() > 0.2
+
+
+def tree_of(run, section="findings"):
+    """The picture of the condensed tree, from the page."""
+    blocks = blocks_of(enrichment_page(**run), "Condition of the clustering")
+    return next(b for b in blocks if isinstance(b, Figure) and f"clusters of {section}" in b.caption)
+
+
+def test_tree_shows_every_cluster_in_the_colour_of_its_sign(run):
+    clusters = of_section(run["clusters"], "findings").to_pylist()
+    labels = run["clusterings"]["findings"].labels
+    hover = {
+        (text, trace["marker"]["color"], trace["legendgroup"]): base
+        for trace in tree_of(run).data
+        if trace["type"] == "bar" and trace["hoverinfo"] == "text"
+        for text, base in zip(trace["hovertext"], trace["base"], strict=True)
+    }
+    assert len(hover) == len(clusters) >= 3
+    for row in clusters:
+        (key,) = [key for key in hover if f"<br>cluster {row['cluster_id']} ·" in key[0]]
+        text, _, group = key
+        assert text.startswith(f"<b>{label(row['medoid'], width=56)}</b>")
+        assert f"{(labels == row['cluster_id']).sum()} sentences" in text
+        assert f"persistence {row['persistence']:.3f}" in text
+        assert group == row["sign"]
+    colours = {trace["name"]: trace["marker"]["color"] for trace in tree_of(run).data if trace["type"] == "bar"}
+    assert set(colours) == {row["sign"] for row in clusters}
+
+
+def test_tree_hangs_together(run):
+    """Splits hold all clusters, shapes lie side by side, and every line ends at a split or on top of a shape."""
+    figure = tree_of(run)
+    lines, dots = (next(t for t in figure.data if t.get("mode") == mode) for mode in ("lines", "markers"))
+    shapes = [
+        (x, base, base + y, width)
+        for t in figure.data
+        if t["type"] == "bar" and t["hoverinfo"] == "text"
+        for x, base, y, width in zip(t["x"], t["base"], t["y"], t["width"], strict=True)
+    ]
+    assert len(dots["x"]) == len(shapes) - 1
+    edges = sorted((x - width / 2, x + width / 2) for x, _, _, width in shapes)
+    assert all(right < left for (_, right), (left, _) in itertools.pairwise(edges))
+    ends = [(x, top) for x, _, top, _ in shapes] + list(zip(dots["x"], dots["y"], strict=True))
+    for start in range(0, len(lines["x"]), 5):
+        for place in (start, start + 3):
+            assert any(lines["x"][place] == x and abs(lines["y"][place] - y) < 0.003 for x, y in ends)
+        assert lines["x"][start + 4] is None
+
+
+def comb(clusters, members, noise):
+    """A clustering whose tree loses one cluster after the other, its arrays written by hand."""
+    points = clusters * members + noise
+    rows = [(points, points - 1 - n, 0.9 + 0.1 * n / max(noise, 1), 1) for n in range(noise)]
+    node, following = points, points + 1
+    for c in range(clusters):
+        birth = 1.0 + 0.002 * c
+        leaf = node
+        if c < clusters - 1:
+            leaf, rest = following, following + 1
+            rows += [(node, leaf, birth, members), (node, rest, birth, members * (clusters - c - 1))]
+            node, following = rest, following + 2
+        rows += [(leaf, c * members + m, birth + 1 + 0.01 * m, 1) for m in range(members)]
+    rows[-1] = (*rows[-1][:2], np.inf, 1)
+    labels = np.r_[np.repeat(np.arange(clusters), members), np.full(noise, -1)].astype(np.int32)
+    tree = np.array(rows, [("parent", np.intp), ("child", np.intp), ("lambda_val", float), ("child_size", np.intp)])
+    none = hdbscan_fit(np.zeros((0, 2), np.float32))
+    return dataclasses.replace(none, labels=labels, condensed=tree)
+
+
+def table_of(clusters):
+    rows = [
+        {"section": "findings", "cluster_id": c, "size": 20, "occurrences": 30, "sign": ["normal", "mixed"][c % 2],
+         "purity": 1.0, "medoid": f"sentence <i>{c}</i> " + "words " * 30, "persistence": 0.5}
+        for c in range(clusters)
+    ]  # fmt: skip
+    return pa.Table.from_pylist(rows, schema=CLUSTERS)
+
+
+def test_tree_of_many_clusters_stays_small():
+    figure = condensed_tree_figure("findings", comb(900, 20, 57_000), table_of(900))
+    text = figure_json(figure)
+    assert len(text) < 300_000
+    assert "null" in text
+    assert "<i>" not in text.encode().decode("unicode_escape").replace("&lt;i&gt;", "")
+    assert "The 150 largest clusters are drawn; 750 more, of 20 sentences or fewer, are in the table." in figure.caption
+    dots = next(trace for trace in figure.data if trace.get("mode") == "markers")
+    assert len(dots["x"]) == 149
+    assert dots["hovertext"][-1].startswith("18,000 sentences part at distance 1.00")  # the root, noise gone
+
+
+def test_tree_puts_an_infinite_lambda_at_distance_nought():
+    figure = condensed_tree_figure("findings", comb(3, 20, 10), table_of(3))
+    bases = [base for trace in figure.data if trace["type"] == "bar" for base in trace["base"]]
+    assert min(bases) == 0.0
+    assert plain(figure.data) == json.loads(figure_json(figure))["data"]
+    assert all(np.isfinite(value) for trace in figure.data if trace["type"] == "bar" for value in trace["y"])
+
+
+def test_a_tree_that_splits_in_vain_hangs_from_its_one_cluster():
+    """Clusters beyond the drawn ones leave no empty lines behind."""
+    clustering = comb(4, 20, 10)
+    tree = branches(clustering.condensed, clustering.labels)
+    splits, top = visible_splits(tree, {int(tree.selected_C[2])})
+    assert (splits, top) == ({}, int(tree.selected_C[2]))
+    splits, top = visible_splits(tree, set(tree.selected_C[[0, 3]].tolist()))
+    assert list(splits) == [top] == [0]
+    assert set(splits[0].below) == set(tree.selected_C[[0, 3]].tolist())
+    assert splits[0].points == 80
+
+
+def test_shape_of_a_cluster_narrows_as_its_members_leave():
+    leaving = np.linspace(0.6, 0.1, 60)
+    shape = icicle(0.8, leaving, 0.01)
+    assert [share for _, _, share in shape] == pytest.approx([1, 5 / 6, 4 / 6, 3 / 6, 2 / 6, 1 / 6])
+    assert (shape[0][1], shape[-1][0]) == (0.8, pytest.approx(0.1))
+    assert all(above[0] == below[1] for above, below in itertools.pairwise(shape))
+    assert icicle(0.5, np.full(9, 0.5), 0.01) == [(0.49, 0.5, 1.0)]  # all at once: thin, but there
+
+
+@pytest.mark.parametrize("change", ["no tree", "weighted", "none given"])
+def test_without_a_tree_of_its_sentences_a_section_has_no_picture(run, change):
+    clustering = run["clusterings"]["findings"]
+    other = {
+        "no tree": {"findings": dataclasses.replace(clustering, condensed=clustering.condensed[:0])},
+        "weighted": {"findings": dataclasses.replace(clustering, labels=clustering.labels[:-1])},
+        "none given": None,
+    }[change]
+    blocks = blocks_of(enrichment_page(**{**run, "clusterings": other}), "Condition of the clustering")
+    assert not any(isinstance(block, Figure) for block in blocks)
+    assert any(isinstance(block, KeyValues) for block in blocks)
 
 
 def test_small_helpers():

@@ -1,0 +1,325 @@
+"""The same clustering with lists and searches on Ray workers, resumable from the output folder.
+
+The index goes into the object store once (a node's workers share it); actors search it, one thread each, or a GPU each
+where the cluster has them. A shard is a block of points: its lists are written, committed in the ledger and kept by one
+actor, which answers in every round with one edge per component. Component numbers travel as one int32 array a round.
+Every pass of second searches is committed under a name that follows from its question, so a run that goes on asks
+again only what has no answer yet. A worker that dies is replaced and reads its lists back.
+
+Results are those of one process: what an actor answers depends on the question alone. The driver holds O(N) numbers
+beside vectors and codes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from raymedlt.clustering.fit import Clustering, Settings, build_index, grow
+from raymedlt.clustering.neighbours import Index, Neighbours, Outside, core_distances
+from raymedlt.clustering.partition import Partition
+from raymedlt.clustering.screening import ROWS, Ids, Vectors
+from raymedlt.clustering.spanning_tree import Components, Contraction, Edges, Lists, list_edges
+from raymedlt.ledger import Ledger, LedgerHandle
+from raymedlt.progress import Progress
+from raymedlt.runtime import ATTEMPTS, worker_environment
+from raymedlt.storage import content_hash
+
+CELLS, NEIGHBOURS, SEARCH = "cells", "neighbours", "second-search"
+
+
+def fit_on_ray(
+    vectors_ND: Vectors,
+    settings: Settings,
+    *,
+    name: str,
+    ledger: Ledger,
+    progress: Progress,
+    workers: int,
+    shard_points: int,
+    gpus: int = 0,
+) -> Clustering:
+    """`hdbscan_fit` on `workers` actors of the Ray that is connected, every step committed in the ledger.
+
+    Args:
+        vectors_ND: float32 [N, D], finite.
+        name: of these vectors within the run; part of shard names.
+        shard_points: points whose lists are one shard.
+        gpus: actors that get a GPU; 0: all search on CPUs.
+    """
+    began = time.perf_counter()
+    index = _remembered_index(vectors_ND, settings, name, ledger)
+    with RayFleet(index, settings, name, ledger, progress, workers, shard_points, gpus) as fleet:
+        fleet.search()
+        return grow(index, fleet, settings, seconds_neighbours=time.perf_counter() - began)
+
+
+def _remembered_index(vectors_ND: Vectors, settings: Settings, name: str, ledger: Ledger) -> Index:
+    """The index; its cells are committed, since another machine's k-means may round differently."""
+    if settings.mode == "exact":
+        return build_index(vectors_ND, settings)
+    handle = ledger.worker()
+    known = ledger.done(CELLS, name)
+    if known is None:
+        index = build_index(vectors_ND, settings)
+        files = []
+        if index.partition is not None:
+            partition = index.partition
+            tables = {
+                "order": pa.table({"point": partition.order_N}),
+                "cells": pa.table({"start": partition.starts[:-1], "centre": list(partition.centres_CD)}),
+            }
+            files = [handle.storage.write_table(f"_work/cells/{name}/{key}.parquet", t) for key, t in tables.items()]
+        ledger.commit(CELLS, name, files, {"probes": index.probes})
+        return index
+    order_N = handle.storage.read_table(f"_work/cells/{name}/order.parquet")["point"].to_numpy()
+    cells = handle.storage.read_table(f"_work/cells/{name}/cells.parquet")
+    centres_CD = np.array(cells["centre"].to_pylist(), np.float32)
+    starts = np.append(cells["start"].to_numpy(), len(vectors_ND))
+    return Index(vectors_ND, Partition(order_N, starts, centres_CD), known["probes"])
+
+
+class RayFleet:
+    """`spanning_tree.Fleet` on Ray actors. To be entered (starts the actors), then `search`ed."""
+
+    def __init__(
+        self,
+        index: Index,
+        settings: Settings,
+        name: str,
+        ledger: Ledger,
+        progress: Progress,
+        workers: int,
+        shard_points: int,
+        gpus: int = 0,
+    ) -> None:
+        self.index, self.settings, self.name = index, settings, name
+        self.ledger, self.progress = ledger, progress
+        blocks = index.blocks(shard_points)
+        self.shards = {f"{name}-{number:05d}": points for number, points in enumerate(blocks)}
+        self.workers = min(gpus or workers, len(blocks))
+        self.gpus = gpus
+        n = len(index.vectors_ND)
+        self.core_N, self.floor_N = np.zeros(n), np.zeros(n)
+        self._components: tuple[Components, Any] | None = None
+
+    def __enter__(self) -> RayFleet:
+        import ray
+
+        self._index = ray.put(self.index)
+        options: dict[str, Any] = {
+            "num_cpus": 1,
+            "num_gpus": 1 if self.gpus else 0,
+            "max_restarts": -1,
+            "max_task_retries": ATTEMPTS - 1,
+            "runtime_env": {"env_vars": worker_environment()},
+        }
+        actor = ray.remote(**options)(_Searcher)
+        self._actors = [
+            actor.remote([self._index], self.ledger.worker(), self.settings, self.shards) for _ in range(self.workers)
+        ]
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        import ray
+
+        for actor in self._actors:
+            with contextlib.suppress(Exception):
+                ray.kill(actor)
+
+    def search(self) -> None:
+        """Every shard's lists that are not committed yet; then the core distances and floors of all points."""
+        pending = self.ledger.pending(NEIGHBOURS, list(self.shards))
+        if pending:
+            with self.progress.stage(
+                f"neighbours of {self.name}", total=sum(len(self.shards[s]) for s in pending), unit="sentences"
+            ) as advance:
+                for shard, _ in self._spread(pending, lambda actor, shard: actor.neighbours.remote(shard)):
+                    self.ledger.check_lock()
+                    advance(len(self.shards[shard]))
+        storage = self.ledger.storage
+        for shard, points in self.shards.items():
+            table = storage.read_table(_lists_file(shard), ["core", "bound"])
+            self.core_N[points] = table["core"].to_numpy()
+            self.floor_N[points] = np.maximum(self.core_N[points], table["bound"].to_numpy())
+        import ray
+
+        self._core = ray.put(self.core_N)
+
+    def minima(self, component_N: Components, contraction: Contraction | None) -> tuple[Edges, Edges]:
+        """See `spanning_tree.Fleet`. Each actor answers for its own shards."""
+        import ray
+
+        before = self._components
+        current = self._share(component_N)
+        ended = None
+        if contraction is not None:
+            earlier = before[1] if before is not None and before[0] is contraction.component_N else None
+            ended = [earlier or ray.put(contraction.component_N), ray.put(contraction.chosen_C)]
+        names = list(self.shards)
+        actors = self._ready()
+        answers = ray.get(
+            [
+                actor.minima.remote(names[number :: len(actors)], [self._core], [current], ended)
+                for number, actor in enumerate(actors)
+            ]
+        )
+        return Edges.concatenate([best for best, _ in answers]), Edges.concatenate([ties for _, ties in answers])
+
+    def outside(self, points_B: Ids, component_N: Components, exhaustive: bool) -> Outside:
+        """See `spanning_tree.Fleet`. The answer is committed, or read back if the question was asked before."""
+        question = content_hash(points_B.tobytes(), component_N.tobytes(), int(exhaustive))
+        shard, storage = f"{self.name}-{question}", self.ledger.storage
+        file = f"_work/second/{self.name}/{question}.parquet"
+        if self.ledger.done(SEARCH, shard) is None:
+            current = self._share(component_N)
+            size = max(64, min(ROWS, -(-len(points_B) // (2 * self.workers))))
+            parts = [points_B[start : start + size] for start in range(0, len(points_B), size)]
+            answers = dict(
+                self._spread(
+                    range(len(parts)),
+                    lambda actor, part: actor.outside.remote(parts[part], [current], [self._core], exhaustive),
+                )
+            )
+            answer = Outside(
+                *(np.concatenate(arrays) for arrays in zip(*(answers[p] for p in sorted(answers)), strict=True))
+            )
+            entry = storage.write_table(file, pa.table(answer._asdict()))
+            self.ledger.commit(SEARCH, shard, [entry], {"points": len(points_B), "everywhere": exhaustive})
+            return answer
+        table = storage.read_table(file)
+        return Outside(*(table[column].to_numpy() for column in Outside._fields))
+
+    def _share(self, component_N: Components) -> Any:
+        """The component numbers in the object store, put there once."""
+        import ray
+
+        if self._components is None or self._components[0] is not component_N:
+            self._components = (component_N, ray.put(component_N))
+        return self._components[1]
+
+    def _ready(self) -> list[Any]:
+        """Actors that have a place. One that still waits for a machine gets no work, and holds nobody up."""
+        import ray
+
+        greetings = {actor.ready.remote(): actor for actor in self._actors}
+        done, _ = ray.wait(list(greetings), num_returns=1)
+        done, _ = ray.wait(list(greetings), num_returns=len(greetings), timeout=5.0)
+        return [greetings[greeting] for greeting in done]
+
+    def _spread(
+        self, items: Sequence[Any], call: Callable[[Any, Any], Any]
+    ) -> Iterator[tuple[Any, Any]]:
+        """Answers as they come, one item at a time per actor; actors join when they are ready."""
+        import ray
+
+        waiting = list(items)[::-1]
+        greetings = {actor.ready.remote(): actor for actor in self._actors}
+        running: dict[Any, tuple[Any, Any]] = {}
+        while waiting or running:
+            done, _ = ray.wait([*running, *(greetings if waiting else {})], num_returns=1)
+            for reference in done:
+                if reference in greetings:
+                    actor = greetings.pop(reference)
+                else:
+                    actor, item = running.pop(reference)
+                    yield item, ray.get(reference)
+                if waiting:
+                    item = waiting.pop()
+                    running[call(actor, item)] = (actor, item)
+
+
+def _lists_file(shard: str) -> str:
+    return f"_work/neighbours/{shard}.parquet"
+
+
+class _Searcher:
+    """One worker: searches the shared index, and keeps the lists of the shards it was asked about."""
+
+    def __init__(
+        self, index: list[Any], handle: LedgerHandle, settings: Settings, shards: dict[str, Ids]
+    ) -> None:
+        self._reference, self._handle, self._settings, self._shards = index[0], handle, settings, shards
+        self._lists: dict[str, Lists] = {}
+
+    def ready(self) -> int:
+        """Answers with its process id once it runs and has what it needs."""
+        assert self._index is not None
+        return os.getpid()
+
+    @functools.cached_property
+    def _index(self) -> Index:
+        import ray
+        import torch
+
+        torch.set_num_threads(1)
+        index: Index = ray.get(self._reference)
+        return index.on("cuda") if torch.cuda.is_available() else index
+
+    @functools.cached_property
+    def _everywhere(self) -> Index:
+        return self._index.exhaustive()
+
+    def neighbours(self, shard: str) -> None:
+        """Search, write and commit one shard's lists."""
+        if self._handle.done(NEIGHBOURS, shard) is not None:
+            return  # the attempt before committed, then its worker died
+        points = self._shards[shard]
+        found = self._index.neighbours(points, self._settings.listed, self._settings.min_samples)
+        width = found.ids_BK.shape[1]
+        table = pa.table(
+            {
+                "ids": _lists(found.ids_BK.astype(np.int32), width),
+                "distances": _lists(found.distances_BK, width),
+                "bound": found.bound_B,
+                "core": core_distances(found, self._settings.min_samples),
+            }
+        )
+        entry = self._handle.storage.write_table(_lists_file(shard), table)
+        self._handle.commit(NEIGHBOURS, shard, [entry], {"points": len(points)})
+
+    def minima(
+        self, shards: Sequence[str], core: list[Any], component: list[Any], ended: list[Any] | None
+    ) -> tuple[Edges, Edges]:
+        """The best edge of each component in these shards, and the ties of the round that ended."""
+        import ray
+
+        component_N = ray.get(component[0])
+        contraction = Contraction(*ray.get(ended)) if ended is not None else None
+        best, ties = [], []
+        for shard in shards:
+            lists = self._lists.get(shard) or self._read(shard, ray.get(core[0]))
+            self._lists[shard] = lists
+            if contraction is not None:
+                ties.append(lists.after(contraction, component_N))
+            best.append(lists.minima(component_N))
+        return Edges.concatenate(best), Edges.concatenate(ties)
+
+    def _read(self, shard: str, core_N: npt.NDArray[np.float64]) -> Lists:
+        table = self._handle.storage.read_table(_lists_file(shard))
+        rows = table.num_rows
+        found = Neighbours(
+            table["ids"].combine_chunks().flatten().to_numpy(zero_copy_only=False).reshape(rows, -1).astype(np.int64),
+            table["distances"].combine_chunks().flatten().to_numpy(zero_copy_only=False).reshape(rows, -1),
+            table["bound"].to_numpy(),
+        )
+        return Lists(list_edges(self._shards[shard], found, core_N))
+
+    def outside(self, points_B: Ids, component: list[Any], core: list[Any], exhaustive: bool) -> Outside:
+        """See `Index.outside`."""
+        import ray
+
+        index = self._everywhere if exhaustive else self._index
+        return index.outside(points_B, ray.get(component[0]), ray.get(core[0]))
+
+
+def _lists(array_BK: npt.NDArray[Any], width: int) -> pa.Array:
+    return pa.FixedSizeListArray.from_arrays(pa.array(array_BK.ravel()), width)
