@@ -117,7 +117,8 @@ def _resident(field: str) -> float:
 def ours(vectors: Vectors, **options: Any) -> tuple[Result, Said]:
     """`raymedlt.clustering.hdbscan_fit`."""
     fit = hdbscan_fit(vectors, **CLUSTERS, **options)
-    return fit.labels, {**dataclasses.asdict(fit.certificate), "sound": fit.certificate.sound}
+    said = {**dataclasses.asdict(fit.certificate), "sound": fit.certificate.sound}
+    return fit.labels, said | {"core_distances": fit.core_distances}
 
 
 def ours_search_alone(vectors: Vectors, mode: str) -> tuple[Result, Said]:

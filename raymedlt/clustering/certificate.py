@@ -30,8 +30,8 @@ SOUND_WRONG_SHARE = 0.02
 class Certificate:
     """What is known of a clustering's quality.
 
-    certified_edges: spanning-tree edges with a proof that no unseen edge is lighter; the proof of a partial index counts
-        on its lists, see `recall` and `wrong_edges`.
+    certified_edges: spanning-tree edges with a proof that no unseen edge is lighter; the proof of a partial index
+        counts on its lists, see `recall` and `wrong_edges`.
     least_weight: the tree of least weight weighs at least this (equal to tree_weight where everything is certified).
     recall, recall_lower: share of true neighbours in the lists, and the lower end of its 95 % interval (Wilson).
     checked_edges, wrong_edges, wrong_share_upper: sampled edges, those that a lighter edge should replace, and the
@@ -77,7 +77,9 @@ class Certificate:
         """What a user should know, in words; empty for a sound certificate."""
         found = []
         if self.certified_edges < self.edges:
-            found.append(f"{self.edges - self.certified_edges:,} of {self.edges:,} spanning-tree edges are not certified")
+            found.append(
+                f"{self.edges - self.certified_edges:,} of {self.edges:,} spanning-tree edges are not certified"
+            )
         if self.recall_lower < SOUND_RECALL:
             found.append(f"the index finds only {100 * self.recall:.1f} % of the neighbours (expected: 99 %)")
         if self.wrong_share_upper > SOUND_WRONG_SHARE:
@@ -129,15 +131,17 @@ def wrong_edges(
     """
     random = np.random.default_rng(seed)
     rows = len(linkage) + 1
-    sampled = np.sort(random.choice(rows - 1, min(checked, rows - 1), replace=False))
     sizes = np.r_[np.ones(rows, np.int64), linkage[:, 3].astype(np.int64)]
-    groups, asked = [], []
-    for number in sampled.tolist():
+    groups: list[tuple[float, Ids]] = []
+    asked: list[Ids] = []
+    for number in random.permutation(rows - 1).tolist():
+        if len(groups) == checked:
+            break
         left, right = linkage[number, :2].astype(np.int64)
         members = np.unique(point_of[_members(linkage, int(left if sizes[left] <= sizes[right] else right), rows)])
         other = _members(linkage, int(right if sizes[left] <= sizes[right] else left), rows, most=1)
         if len(members) == 0 or (len(members) == 1 and point_of[other[0]] == members[0]):
-            continue  # copies of one point
+            continue  # copies of one point: no edge of the tree
         groups.append((float(linkage[number, 2]), members))
         asked.append(members if len(members) <= _CHECKED_POINTS else random.choice(members, _CHECKED_POINTS, False))
     wrong = 0
@@ -153,7 +157,8 @@ def wrong_edges(
 
 def _members(linkage: npt.NDArray[np.float64], node: int, rows: int, most: int | None = None) -> Ids:
     """The rows below a node (the first few, if `most` says so)."""
-    found, stack = [], [node]
+    found: list[int] = []
+    stack = [node]
     while stack and (most is None or len(found) < most):
         node = stack.pop()
         if node < rows:

@@ -215,9 +215,7 @@ class RayFleet:
         done, _ = ray.wait(list(greetings), num_returns=len(greetings), timeout=5.0)
         return [greetings[greeting] for greeting in done]
 
-    def _spread(
-        self, items: Sequence[Any], call: Callable[[Any, Any], Any]
-    ) -> Iterator[tuple[Any, Any]]:
+    def _spread(self, items: Sequence[Any], call: Callable[[Any, Any], Any]) -> Iterator[tuple[Any, Any]]:
         """Answers as they come, one item at a time per actor; actors join when they are ready."""
         import ray
 
@@ -244,9 +242,7 @@ def _lists_file(shard: str) -> str:
 class _Searcher:
     """One worker: searches the shared index, and keeps the lists of the shards it was asked about."""
 
-    def __init__(
-        self, index: list[Any], handle: LedgerHandle, settings: Settings, shards: dict[str, Ids]
-    ) -> None:
+    def __init__(self, index: list[Any], handle: LedgerHandle, settings: Settings, shards: dict[str, Ids]) -> None:
         self._reference, self._handle, self._settings, self._shards = index[0], handle, settings, shards
         self._lists: dict[str, Lists] = {}
 

@@ -210,7 +210,7 @@ def grow(
     seconds_neighbours: float = 0.0,
 ) -> Clustering:
     """Spanning tree, hierarchy, clusters and certificate, from lists that a fleet holds."""
-    vectors, n = index.vectors_ND, len(index.vectors_ND)
+    n = len(index.vectors_ND)
     began = time.perf_counter()
     tree = minimum_spanning_tree(fleet.floor_N, fleet, partial=index.partial, most_exhaustive=n // _EXHAUSTIVE_SHARE)
     spanned = time.perf_counter()

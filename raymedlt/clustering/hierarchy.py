@@ -12,6 +12,7 @@ edges by smaller point number, so that on the same rows the same ties fall the s
 from __future__ import annotations
 
 import heapq
+import itertools
 from typing import NamedTuple
 
 import numpy as np
@@ -102,7 +103,8 @@ def single_linkage(
     parent = list(range(2 * rows - 1))
     sizes = [1] * rows + [0] * (rows - 1)
     left, right = [0] * (rows - 1), [0] * (rows - 1)
-    for number, (a, b) in enumerate(zip(source.tolist(), target.tolist(), strict=True)):
+    for number, ends in enumerate(zip(source.tolist(), target.tolist(), strict=True)):
+        a, b = ends
         while parent[a] != a:
             parent[a] = parent[parent[a]]
             a = parent[a]
@@ -253,4 +255,4 @@ def _exemplars(
     members = np.sort(point[value == last[node]].astype(np.int64))
     by_cluster = members[np.argsort(labels_N[members], kind="stable")]
     starts = np.searchsorted(labels_N[by_cluster], np.arange(clusters + 1))
-    return [by_cluster[start:stop] for start, stop in zip(starts[:-1], starts[1:], strict=True)]
+    return [by_cluster[start:stop] for start, stop in itertools.pairwise(starts)]

@@ -9,7 +9,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from raymedlt.clustering.neighbours import Index, Neighbours, Outside, core_distances
+from raymedlt.clustering.neighbours import Index, Outside, core_distances
 from raymedlt.clustering.screening import ROWS, Distances, Ids
 from raymedlt.clustering.spanning_tree import Components, Contraction, Edges, Lists, list_edges
 
@@ -51,9 +51,7 @@ class LocalFleet:
     core_N, floor_N: what the lists say: core distances, and the least mutual reachability to anybody not listed.
     """
 
-    def __init__(
-        self, index: Index, k: int, min_samples: int, threads: int, weights_N: Ids | None = None
-    ) -> None:
+    def __init__(self, index: Index, k: int, min_samples: int, threads: int, weights_N: Ids | None = None) -> None:
         self.index, self.threads = index, threads
         self._everywhere = index.exhaustive()
         blocks = index.blocks()
@@ -65,7 +63,9 @@ class LocalFleet:
             bound_N[points] = lists.bound_B
         self.floor_N: Distances = np.maximum(self.core_N, bound_N)
         self.lists = side_by_side(
-            lambda pair: Lists(list_edges(pair[0], pair[1], self.core_N)), list(zip(blocks, found, strict=True)), threads
+            lambda pair: Lists(list_edges(pair[0], pair[1], self.core_N)),
+            list(zip(blocks, found, strict=True)),
+            threads,
         )
 
     def minima(self, component_N: Components, contraction: Contraction | None) -> tuple[Edges, Edges]:

@@ -214,7 +214,7 @@ class Index:
         # The point's own place is last, at infinity; where it was crowded out by duplicates, all entries are others.
         ids_BK[np.isinf(distances_BK)] = -1
         bound_B = found.floor_B
-        if distances_BK.shape[1] > k:
+        if found.places_BK.shape[1] > k:
             bound_B = np.minimum(bound_B, distances_BK[:, k])
         return Neighbours(ids_BK[:, :k].copy(), distances_BK[:, :k].copy(), bound_B)
 
@@ -249,9 +249,9 @@ class Index:
         rows = np.repeat(np.arange(len(points_B)), probes_BP.shape[1])
         cells = probes_BP.ravel()
         others = cells != own_B[rows]
-        for row, cell in ((np.arange(len(points_B)), own_B), (rows[others], cells[others])):
-            order = np.argsort(cell, kind="stable")
-            row, cell = row[order], cell[order]
+        for rows_P, cells_P in ((np.arange(len(points_B)), own_B), (rows[others], cells[others])):
+            order = np.argsort(cells_P, kind="stable")
+            row, cell = rows_P[order], cells_P[order]
             first = np.flatnonzero(np.diff(cell, prepend=-1))  # none where a point visits its own cell alone
             for begin, end in zip(first, np.r_[first, len(cell)][1:], strict=True):
                 number = cell[begin]
@@ -288,9 +288,7 @@ class Index:
         weight = np.maximum(np.maximum(core_N[left], core_N[right]), distance)
         order = np.lexsort((np.maximum(left, right), np.minimum(left, right), distance, weight, rows))
         first = order[np.flatnonzero(np.r_[True, rows[order][1:] != rows[order][:-1]])] if len(order) else order
-        best = Outside(
-            np.full(len(points_B), -1), np.full(len(points_B), np.inf), np.full(len(points_B), np.inf)
-        )
+        best = Outside(np.full(len(points_B), -1), np.full(len(points_B), np.inf), np.full(len(points_B), np.inf))
         best.other_B[rows[first]] = right[first]
         best.weight_B[rows[first]] = weight[first]
         best.distance_B[rows[first]] = distance[first]

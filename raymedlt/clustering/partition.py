@@ -1,7 +1,7 @@
 """Cells of nearby points (k-means), so that a search need not look everywhere.
 
-A cell holds about `POINTS_PER_CELL` points whatever N is, so the number of cells grows with N and the work of a search
-that visits a fixed number of cells hardly does; the usual rule, sqrt(N) cells, would make it grow with N^1.5. What still
+A cell holds about `POINTS_PER_CELL` points whatever N is, so the number of cells grows with N and the work of a point
+that visits a fixed number of cells does not; by the usual rule, sqrt(N) cells, all points would cost N^1.5. What still
 grows is finding the cells: N / POINTS_PER_CELL products a point.
 
 Shape suffixes: N points, C cells, P probes.

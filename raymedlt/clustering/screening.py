@@ -50,7 +50,7 @@ _BITS = {"bfloat16": "int16", "float32": "int32", "float64": "int64"}
 
 
 class Candidates(NamedTuple):
-    """places_BK: int64, -1 where there are fewer. floor_B: float64; what was visited and isn't listed is so far away."""
+    """places_BK: int64, -1 where there are fewer. floor_B: float64; visited and unlisted is at least so far."""
 
     places_BK: Ids
     floor_B: Distances

@@ -290,9 +290,7 @@ def _least_doubtful(state: _Round, free_C: npt.NDArray[np.bool_]) -> npt.NDArray
 def _edges_from(points_B: Ids, answer: Outside) -> Edges:
     seen = np.flatnonzero(answer.other_B >= 0)
     points, other = points_B[seen], answer.other_B[seen]
-    return Edges(
-        np.minimum(points, other), np.maximum(points, other), answer.weight_B[seen], answer.distance_B[seen]
-    )
+    return Edges(np.minimum(points, other), np.maximum(points, other), answer.weight_B[seen], answer.distance_B[seen])
 
 
 def _proofs(

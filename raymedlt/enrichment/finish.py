@@ -134,6 +134,9 @@ def warnings_of(outcome: Outcome) -> list[str]:
             f"There are no assertion rules for the reports' language ({_shown(outcome.knowledge.language)}) yet: "
             "every sentence counts as neutral, so nothing is added."
         )
+    for fit in outcome.fits:
+        certificate = fit.clustering.certificate
+        found += [f"Clusters of {fit.section.name}: {shortcoming}." for shortcoming in certificate.shortcomings()]
     if outcome.written["cut_off"]:
         found.append(
             f"{outcome.written['cut_off']:,} reports drew from a cut list of valid sets (writing.max_cliques reached)."

@@ -11,12 +11,12 @@ import pyarrow.compute as pc
 from raymedlt.clustering.certificate import Certificate
 from raymedlt.clustering.fit import Clustering
 from raymedlt.config import EnrichConfig, config_hash
+from raymedlt.enrichment.condition import condition_blocks
 from raymedlt.enrichment.figures import timing_bars
 from raymedlt.enrichment.sections import (
     Vectors,
     added_blocks,
     clusters_blocks,
-    condition_blocks,
     configuration_blocks,
     examples_blocks,
     flow_blocks,

@@ -10,8 +10,6 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from raymedlt.clustering.certificate import Certificate
-from raymedlt.clustering.fit import Clustering
 from raymedlt.config import EnrichConfig, flatten
 from raymedlt.enrichment.clustermap import cluster_map
 from raymedlt.enrichment.corpus import SECTIONS
@@ -25,7 +23,6 @@ from raymedlt.enrichment.figures import (
     row_flow,
     top_additions,
 )
-from raymedlt.enrichment.treefigure import condensed_tree_figure
 from raymedlt.runreport.page import Block, Column, Examples, KeyValues, Paragraph, Switch, Table
 
 Vectors = npt.NDArray[np.float32]
@@ -183,65 +180,6 @@ def graph_blocks(clusters: pa.Table, edges: pa.Table, config: EnrichConfig, path
         f" {config.graph.min_support} training studies.{where}"
     )
     return [intro, figure] if figure else [intro]
-
-
-def condition_blocks(
-    sentences: pa.Table,
-    clusters: pa.Table,
-    certificates: Mapping[str, Certificate],
-    clusterings: Mapping[str, Clustering],
-) -> list[Block]:
-    blocks: list[Block] = [
-        Paragraph(
-            "HDBSCAN finds clusters as dense regions that stay together over many density thresholds, along a minimum"
-            " spanning tree of all sentences. A certified edge is one for which it was proved that no shorter"
-            " connection was missed; when all edges are certified, the clusters are those of an exhaustive computation."
-            " Noise sentences are close to nothing; those near enough to a cluster of their own sign get a"
-            " second chance."
-        )
-    ]
-    for name, certificate in certificates.items():
-        rows = of_section(sentences, name)
-        assigned = dict(rows.group_by("assigned").aggregate([("count", "sum"), ([], "count_all")]).to_pydict())
-        of = dict(
-            zip(assigned["assigned"], zip(assigned["count_all"], assigned["count_sum"], strict=True), strict=True)
-        )
-        occurrences = sum(number for _, number in of.values())
-        chances, noise = of.get("second_chance", (0, 0)), of.get("noise", (0, 0))
-        proved, edges = certificate.certified_edges, certificate.edges
-        seconds = certificate.seconds_neighbours + certificate.seconds_tree + certificate.seconds_hierarchy
-        blocks.append(
-            KeyValues(
-                [
-                    ("Distinct sentences", f"{certificate.points:,}", f"{occurrences:,} with repeats"),
-                    ("Noise at first", f"{100 * certificate.noise_share:.1f} %", "of distinct sentences"),
-                    ("Second chances", f"{chances[0]:,}", f"distinct sentences, {chances[1]:,} with repeats"),
-                    (
-                        "Noise that remains",
-                        f"{percent(noise[0], rows.num_rows)}",
-                        f"of distinct sentences; {percent(noise[1], occurrences)} of all sentences as written",
-                    ),
-                    (
-                        "Certified edges",
-                        f"{proved:,} of {edges:,}" if edges else "does not apply",
-                        "every edge proved" if edges and proved == edges else "",
-                    ),
-                    ("Weight of the tree", f"{certificate.tree_weight:,.4f}"),
-                    ("Second searches", f"{certificate.second_searches:,}", f"in {certificate.rounds} rounds"),
-                    (
-                        "Seconds",
-                        f"{seconds:.2f}",
-                        f"neighbours {certificate.seconds_neighbours:.2f}, tree {certificate.seconds_tree:.2f},"
-                        f" hierarchy {certificate.seconds_hierarchy:.2f}",
-                    ),
-                ],
-                title=f"{name.capitalize()}: {certificate.clusters:,} clusters by {certificate.method}",
-            )
-        )
-        if name in clusterings:
-            tree = condensed_tree_figure(name, clusterings[name], of_section(clusters, name))
-            blocks += [tree] if tree is not None else []
-    return blocks
 
 
 def rejected_blocks(counts: Mapping[str, Any], rejected: pa.Table, paths: Mapping[str, str]) -> list[Block]:

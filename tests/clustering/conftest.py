@@ -53,20 +53,16 @@ def openi_sentences() -> Counter[str]:
     return Counter(sentences.filter(pc.equal(sentences["section"], "findings"))["sentence_key"].to_pylist())
 
 
-def _embedded(keys: list[str]) -> np.ndarray:
-    from raymedlt.embedding.encoder import load_encoder
-
-    return load_encoder(None, "float32", 64, "cpu").encode(keys, threads=2)
-
-
 @pytest.fixture(scope="session")
 def openi_vectors(openi_sentences: Counter[str]) -> np.ndarray:
     """Unit vectors of 2,000 distinct findings sentences of OpenI."""
-    return _embedded(sorted(openi_sentences)[::2][:2000])
+    from raymedlt.embedding.encoder import load_encoder
+
+    return load_encoder(None, "float32", 64, "cpu").encode(sorted(openi_sentences)[::2][:2000], threads=2)
 
 
 @pytest.fixture(scope="session")
-def openi_counted(openi_sentences: Counter[str]) -> tuple[np.ndarray, np.ndarray]:
-    """Unit vectors of 800 distinct findings sentences of OpenI, common ones among them, and their counts (int64)."""
-    keys = sorted(openi_sentences)[::5][:800]
-    return _embedded(keys), np.array([openi_sentences[key] for key in keys])
+def openi_counted(openi_sentences: Counter[str], openi_vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Unit vectors of 800 distinct findings sentences of OpenI and how often each occurs (int64)."""
+    keys = sorted(openi_sentences)[::2][:800]
+    return openi_vectors[:800], np.array([openi_sentences[key] for key in keys])

@@ -97,7 +97,7 @@ def test_a_run_goes_on_where_it_was_cut(
     def stop(*arguments: object) -> None:
         raise _Cut
 
-    with opened(tmp_path) as ledger, pytest.raises(_Cut):
+    with opened(tmp_path) as ledger:
         if phase == "neighbours":
             ledger.check_lock = stop  # type: ignore[method-assign]
         else:
@@ -111,7 +111,8 @@ def test_a_run_goes_on_where_it_was_cut(
                     raise _Cut
 
             ledger.commit = once  # type: ignore[method-assign]
-        on_ray(vectors, ledger)
+        with pytest.raises(_Cut):
+            on_ray(vectors, ledger)
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "_work").rglob("*.parquet")}
     assert before
     with opened(tmp_path) as ledger:

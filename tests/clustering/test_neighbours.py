@@ -107,7 +107,9 @@ def test_bound_is_true_over_many_blocks(name: str, k: int, monkeypatch: pytest.M
     vectors = DATA[name]()
     found, exact = everybody(vectors, k), others(vectors)
     assert (nearest_unlisted(found, exact) >= found.bound_B * (1 - 1e-12)).all()
-    assert np.allclose(found.distances_BK, np.sort(exact, axis=1)[:, : min(k, len(vectors) - 1)], rtol=1e-12, atol=1e-12)
+    assert np.allclose(
+        found.distances_BK, np.sort(exact, axis=1)[:, : min(k, len(vectors) - 1)], rtol=1e-12, atol=1e-12
+    )
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
@@ -265,7 +267,9 @@ def brute_outside(vectors: np.ndarray, component: np.ndarray, min_samples: int) 
 @pytest.mark.parametrize("partitioned", [False, True])
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("name", [name for name in DATA if name != "two points"])
-def test_outside_equals_brute_force(name: str, precision: Precision, partitioned: bool, monkeypatch: pytest.MonkeyPatch):
+def test_outside_equals_brute_force(
+    name: str, precision: Precision, partitioned: bool, monkeypatch: pytest.MonkeyPatch
+):
     small_blocks(monkeypatch)
     vectors = DATA[name]()
     n, rng = len(vectors), np.random.default_rng(0)

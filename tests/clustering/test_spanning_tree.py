@@ -208,7 +208,9 @@ def test_ties_hold_every_listed_edge_of_some_minimum_tree(
 # --- with a partition ---
 
 
-def partitioned(vectors: np.ndarray, probes: int, points_per_cell: int = 64, precision: Precision | None = None) -> Index:
+def partitioned(
+    vectors: np.ndarray, probes: int, points_per_cell: int = 64, precision: Precision | None = None
+) -> Index:
     return Index(vectors, make_partition(vectors, 0, points_per_cell), probes, precision)
 
 

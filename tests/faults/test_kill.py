@@ -106,15 +106,15 @@ def test_sigterm_ends_with_143_and_the_same_command_goes_on(
 
 
 def test_killed_workers_are_replaced_and_nothing_shows(standard: Undisturbed, begin: Start, tmp_path: Path) -> None:
-    """A worker process dies while reports are arranged, while sentences are embedded, and while reports are written."""
+    """A worker dies while reports are arranged, sentences embedded and clustered, and while reports are written."""
     output = tmp_path / "run"
-    driver = begin("--ray_from", "0", "--workers", "2")
+    driver = begin("--ray_from", "0", "--workers", "2", "--clustering.shard_points", "20")
     killed: dict[str, int] = {}
 
-    def kill_worker(stage: str) -> bool:
+    def kill_worker(stage: str, worker: str = "ray::Map(do_shard)") -> bool:
         """One worker process of this run's own Ray that has a shard in its hands (not one of Ray's own agents)."""
         for pid, line in descendants(driver.pid).items():
-            if line.startswith("ray::Map(do_shard)") and pid not in killed.values():
+            if line.startswith(worker) and pid not in killed.values():
                 killed[stage] = pid
                 end(pid)
                 return True
@@ -122,9 +122,10 @@ def test_killed_workers_are_replaced_and_nothing_shows(standard: Undisturbed, be
 
     wait_for(lambda: marked(output, "read") and kill_worker("arrange"), driver)
     wait_for(lambda: marked(output, "precision") and kill_worker("embed"), driver)
+    wait_for(lambda: marked(output, "neighbours") and kill_worker("cluster", "ray::_Searcher"), driver)
     wait_for(lambda: marked(output, "learn") and kill_worker("write"), driver)
     assert driver.wait(timeout=180) == 0, (tmp_path / "log").read_text()[-3000:]
-    assert len(set(killed.values())) == 3
+    assert len(set(killed.values())) == 4
     assert tables_of(output) == tables_of(standard.output)
     told = (tmp_path / "log").read_text()
     assert told.splitlines()[-1] == str(output / "report.html")
