@@ -2,14 +2,14 @@
 
     python benchmarks/clustering.py PART [PART ...]
 
-Times are those of two cores.
+Times are about those of two idle cores.
 
-exactness   tree weight and clusters against hdbscan on six sets, certified mode and its certificate; 5 minutes, 7 GB.
+exactness   tree weight and clusters against hdbscan on six sets, certified mode and its certificate; 8 minutes, 7 GB.
             --sets openi_findings digits ... runs some of them.
-weights     real counts against hdbscan on every copy; 2 minutes, 5 GB.
+weights     real counts against hdbscan on every copy; a minute, 5 GB.
 peers       hdbscan, scikit-learn, fast_hdbscan (pip install -e '.[bench]') and the plain kNN graph at 5,000, 10,000 and
-            20,000 PadChest sentences; 5 minutes, 7 GB. --sizes 5000 runs some; --slow adds hdbscan's default at 20,000.
-padchest    all 75,198 distinct PadChest sentences and the floor: the search of all neighbours alone; 5 minutes.
+            20,000 PadChest sentences; 8 minutes, 7 GB. --sizes 5000 runs some; --slow adds hdbscan's default at 20,000.
+padchest    all 75,198 distinct PadChest sentences and the floor: the search of all neighbours alone; 10 minutes.
             --hdbscan adds the library's default on the same vectors, 40 minutes on one core.
 scale       100,000 to 1,000,000 synthetic vectors of 384 dimensions in certified mode; 30 minutes, 10 GB.
             --exact adds exact mode, as long again.

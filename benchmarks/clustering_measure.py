@@ -164,7 +164,10 @@ def scikit_learn(vectors: Vectors) -> tuple[Result, Said]:
 
 
 def fast_hdbscan(vectors: Vectors) -> tuple[Result, Said]:
-    """`fast_hdbscan.HDBSCAN`; a point does not count (it asks for min_samples + 1 neighbours)."""
+    """`fast_hdbscan.HDBSCAN`; a point does not count among its own min_samples.
+
+    Above 30 dimensions it takes its neighbours from pynndescent (its extra `nndescent`), not from its tree.
+    """
     from fast_hdbscan import HDBSCAN  # type: ignore[import-untyped]
 
     return HDBSCAN(**CLUSTERS).fit(vectors).labels_, {}

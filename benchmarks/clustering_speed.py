@@ -82,10 +82,10 @@ def peers(sizes: list[int], slow: bool) -> dict[str, Any]:
             "plain kNN graph": measure(knn_graph, vectors, 3),
         }
         missing = {}
-        if importlib.util.find_spec("fast_hdbscan"):
+        if all(importlib.util.find_spec(name) for name in ("fast_hdbscan", "pynndescent")):
             fits["fast_hdbscan"] = measure(fast_hdbscan, vectors, 3)
         else:
-            missing["fast_hdbscan"] = "not installed: pip install -e '.[bench]'"
+            missing["fast_hdbscan"] = "not run: fast_hdbscan[nndescent] is not installed (pip install -e '.[bench]')"
         if slow or size <= _HDBSCAN_DEFAULT_TO:
             fits["hdbscan default"] = measure(hdbscan_library, vectors)
         else:
@@ -117,6 +117,11 @@ def _recall(found: Result, truth: Result) -> float:
     return float(np.isin(rows + truth, rows + found).mean())
 
 
+def _cells(fit: Measured) -> str:
+    """How much of the index a point sees. (The precision of the screening is chosen by a quick timing, every time.)"""
+    return str(fit.said["search"].rpartition(",")[0])
+
+
 def _floor(fit: Measured, search: Measured) -> Said:
     """A whole fit against the search of all neighbours alone, through the same index."""
     alone, built = search.said["seconds_search"], search.said["seconds_index"]
@@ -138,7 +143,7 @@ def whole_padchest(sentences: int | None, with_hdbscan: bool) -> dict[str, Any]:
         fits[mode] = measure(ours, vectors, 3, mode=mode)
         searches[mode] = measure(ours_search_alone, vectors, 3, mode=mode)
         failed += _unproved(mode, fits[mode])
-        if searches[mode].said["search"] != fits[mode].said["search"]:
+        if _cells(searches[mode]) != _cells(fits[mode]):
             failed.append(f"{mode}: the search alone went through another index")
     truth = searches["exact"].result
     figures: dict[str, Any] = {

@@ -110,6 +110,7 @@ class RayFleet:
         n = len(index.vectors_ND)
         self.core_N, self.floor_N = np.zeros(n), np.zeros(n)
         self._components: tuple[Components, Any] | None = None
+        self.seconds_starting = 0.0  # until the first worker had its libraries and the index
 
     def __enter__(self) -> RayFleet:
         import ray
@@ -137,7 +138,12 @@ class RayFleet:
 
     def search(self) -> None:
         """Every shard's lists that are not committed yet; then the core distances and floors of all points."""
+        import ray
+
         pending = self.ledger.pending(NEIGHBOURS, list(self.shards))
+        began = time.perf_counter()
+        ray.wait([actor.ready.remote() for actor in self._actors], num_returns=1)
+        self.seconds_starting = time.perf_counter() - began
         if pending:
             with self.progress.stage(
                 f"neighbours of {self.name}", total=sum(len(self.shards[s]) for s in pending), unit="sentences"
@@ -150,8 +156,6 @@ class RayFleet:
             table = storage.read_table(_lists_file(shard), ["core", "bound"])
             self.core_N[points] = table["core"].to_numpy()
             self.floor_N[points] = np.maximum(self.core_N[points], table["bound"].to_numpy())
-        import ray
-
         self._core = ray.put(self.core_N)
 
     def minima(self, component_N: Components, contraction: Contraction | None) -> tuple[Edges, Edges]:

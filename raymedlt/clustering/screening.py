@@ -22,9 +22,11 @@ from __future__ import annotations
 
 import copy
 import functools
+import os
 import time
 import warnings
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -128,13 +130,17 @@ class Screen:
         # Distances do not change when the mean is taken off, and numbers near zero lose less when rounded.
         self._mean_D = vectors_ND.mean(0, dtype=np.float64) if n else np.zeros(d)
         self._codes = np.zeros((room, self._width), self._bits_type) if stored else None
-        self.delta, largest = np.zeros(self.places), 0.0
-        for start in range(0, self.places, COLUMNS):
+        self.delta = np.zeros(self.places)
+
+        def fill(start: int) -> float:
             stop = min(start + COLUMNS, self.places)
             codes, self.delta[start:stop], square = self._encode(self._points_at(start, stop), stop - start)
-            largest = max(largest, square)
             if self._codes is not None:
                 self._codes[start:stop] = codes.view(self._int()).numpy()
+            return square
+
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            largest = max(pool.map(fill, range(0, self.places, COLUMNS)), default=0.0)
         self._delta_max = float(self.delta.max(initial=0.0))
         # Sums of the product are float32 (or better): four times what their rounding errors add up to.
         epsilon = np.finfo(np.float64 if precision == "float64" else np.float32).eps

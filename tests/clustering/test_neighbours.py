@@ -1,4 +1,4 @@
-"""Neighbour lists against brute force in float64; bounds that are true; the nearest outside; hdbscan's core distance."""
+"""Neighbour lists against brute force in float64; true bounds; the nearest outside; hdbscan's core distance."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ HARD = ("near duplicates", "far apart", "duplicates")  # for low precision
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (screening, neighbours):
         monkeypatch.setattr(module, "ROWS", 64)
-        monkeypatch.setattr(module, "COLUMNS", 96)
+        monkeypatch.setattr(module, "COLUMNS", 128)
 
 
 def everybody(vectors: np.ndarray, k: int, needed: int | None = None, precision: Precision | None = None) -> Neighbours:
@@ -57,7 +57,7 @@ def searches(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
-@pytest.mark.parametrize("k", [1, 5, 16])
+@pytest.mark.parametrize("k", [1, 16])
 @pytest.mark.parametrize("name", DATA)
 def test_lists_equal_brute_force(name: str, k: int, precision: Precision):
     vectors = DATA[name]()
@@ -100,7 +100,7 @@ def test_lists_are_ordered_by_distance_then_id(name: str):
         assert list(zip(far, ids, strict=True)) == sorted(zip(far, ids, strict=True))
 
 
-@pytest.mark.parametrize("k", [1, 4, 16])
+@pytest.mark.parametrize("k", [1, 5])
 @pytest.mark.parametrize("name", DATA)
 def test_bound_is_true_over_many_blocks(name: str, k: int, monkeypatch: pytest.MonkeyPatch):
     small_blocks(monkeypatch)
@@ -215,7 +215,7 @@ def test_few_cells_are_honest_about_what_they_hold(name: str, probes: int, preci
 
 
 def test_a_cell_with_too_few_points_is_left():
-    """A far pair has a cell of its own: core distances must come from elsewhere, and nothing is proved by looking at two."""
+    """A far pair has a cell of its own: core distances come from elsewhere, and looking at two proves nothing."""
     vectors = np.concatenate([DATA["blobs"]()[:, :4], np.full((2, 4), 1000, np.float32)])
     partition = make_partition(vectors, 0, 100)
     cell = np.searchsorted(partition.starts, np.flatnonzero(partition.order_N >= 600), side="right") - 1
@@ -264,8 +264,9 @@ def brute_outside(vectors: np.ndarray, component: np.ndarray, min_samples: int) 
     return np.where(component[:, None] == component, np.inf, reach).min(1)
 
 
-@pytest.mark.parametrize("partitioned", [False, True])
-@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize(
+    ("precision", "partitioned"), [("bfloat16", False), ("bfloat16", True), ("float32", True), ("float64", False)]
+)
 @pytest.mark.parametrize("name", [name for name in DATA if name != "two points"])
 def test_outside_equals_brute_force(
     name: str, precision: Precision, partitioned: bool, monkeypatch: pytest.MonkeyPatch
@@ -322,7 +323,8 @@ def test_blocks_hold_every_point_once(size: int):
     for index in (Index(vectors), Index(vectors, make_partition(vectors, 0, 50), 3)):
         blocks = index.blocks(size)
         assert np.sort(np.concatenate(blocks)).tolist() == list(range(600))
-        assert all(len(block) == size for block in blocks[:-1])
+        wider = neighbours._WIDER if index.partial else 1
+        assert all(len(block) == size * wider for block in blocks[:-1])
     assert Index(vectors[:0]).blocks() == []
 
 

@@ -11,7 +11,7 @@ from clustering_reference import DATA, distances
 from raymedlt.clustering import screening
 from raymedlt.clustering.screening import PRECISIONS, Candidates, Limits, Precision, Screen, Visit, quickest_precision
 
-BLOCKS = [(1024, 4096), (32, 64)]  # rows and columns of a product; DATA fits into one of the first, many of the second
+BLOCKS = [(1024, 4096), (64, 128)]  # rows and columns of a product; DATA fits into one of the first, many of the second
 
 
 @pytest.fixture(params=BLOCKS, ids=["one block", "many blocks"])
@@ -42,11 +42,33 @@ def test_nobody_unlisted_is_nearer_than_the_floor(name: str, precision: Precisio
     order = np.random.default_rng(0).permutation(len(vectors)) if ordered else None
     screen = Screen(vectors, precision, order, stored)
     by_place = distances(vectors if order is None else vectors[order])
-    for k in (1, 7):
+    for k in (1, 7) if precision == "bfloat16" else (4,):
         found = search(screen, k)
         assert (unlisted(found, by_place) >= found.floor_B).all()
         for row in found.places_BK.tolist():
             assert len({place for place in row if place >= 0}) == min(k, len(vectors))
+
+
+def test_floor_allows_for_how_far_rounding_moved_others():
+    """Rounding takes y, at 1.004, and z, at 1.0078, to the same distance from 0; z is listed, y is nearer."""
+    z, y = 1 + 2**-7, 1 + 0.51 * 2**-7  # bfloat16 knows multiples of 2^-7 here
+    vectors = np.array([[0, 0], [z, 0], [-z, 0], [0, y], [0, -y]], np.float32)
+    screen = Screen(vectors, "bfloat16")
+    found = screen.nearest(np.array([0]), 3, [Visit(None, 0, screen.places)])
+    assert found.places_BK.tolist() == [[0, 1, 2]]
+    assert 0.98 < found.floor_B[0] <= np.float32(y)
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_floor_allows_for_rounded_products(precision: Precision):
+    """Whole numbers are not moved by rounding, and their mean is 0; but half a square above 256 is."""
+    half = np.random.default_rng(0).integers(-20, 21, (150, 2)).astype(np.float32)
+    vectors = np.concatenate([half, -half])
+    exact, screen = distances(vectors), Screen(vectors, precision)
+    assert not screen.delta.any()
+    for k in range(1, 40, 3):
+        found = search(screen, k)
+        assert (unlisted(found, exact) >= found.floor_B).all()
 
 
 @pytest.mark.parametrize(("precision", "share"), [("bfloat16", 0.8), ("float32", 0.9999), ("float64", 1 - 1e-9)])

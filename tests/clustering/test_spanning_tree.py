@@ -138,8 +138,7 @@ def test_tree_does_not_depend_on_blocks_or_threads(size: int, monkeypatch: pytes
 @pytest.mark.parametrize("name", ["blobs", "nested"])
 def test_few_points_look_again(name: str):
     """The point of the whole algorithm: exhaustive Borůvka would ask every point in every round."""
-    make = {"blobs": lambda: blobs(3000, 16, 30, 0), "nested": lambda: DATA["nested"]()}[name]
-    vectors = make()
+    vectors = blobs(3000, 16, 30, 0) if name == "blobs" else DATA[name]()
     tree = grown(vectors)
     assert tree.second_searches < {"blobs": 1.5, "nested": 0.1}[name] * len(vectors)
     assert tree.exhaustive_searches == tree.second_searches
