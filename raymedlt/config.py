@@ -93,8 +93,9 @@ class ClusteringConfig:
     shard_points: int = 8192
     """hdbscan on Ray: points whose neighbour lists are one shard, the unit that is written, resumed and retried. With
     fewer distinct sentences than two shards the driver clusters alone."""
-    ties: Literal["hdbscan", "simultaneous"] = "hdbscan"
-    """hdbscan: equal distances in the order of the hdbscan library, or all at once as in its paper."""
+    ties: Literal["auto", "hdbscan", "simultaneous"] = "auto"
+    """hdbscan: equal distances in the order of the hdbscan library, or all at once as in its paper. auto: the library's
+    where every pair was looked at, all at once where only cells were."""
     eps: float = 0.5
     """dbscan: radius, Euclidean distance of unit vectors."""
     clusters: int = 1000

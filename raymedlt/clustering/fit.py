@@ -23,12 +23,13 @@ from raymedlt.errors import InputError
 from raymedlt.seeds import keyed_seed
 
 Mode = Literal["exact", "certified"]
-Ties = Literal["hdbscan", "simultaneous"]
+Ties = Literal["auto", "hdbscan", "simultaneous"]
 
 _LARGEST = 1e12
 _RECALL_SAMPLE = 1024
 _AGREEMENT_SAMPLE = 20_000
 _EXHAUSTIVE_SHARE = 50  # certified mode: at most one point in so many looks everywhere
+_FEW = 50_000  # points below which everything is looked at in any mode: that takes seconds
 _WORTH_IT = 0.3  # share of the cells above which looking everywhere is as quick (small cells multiply less well)
 
 
@@ -94,7 +95,7 @@ class Settings:
     seed: int = 0
     neighbours: int = 16
     recall: float = 0.995
-    ties: Ties = "hdbscan"
+    ties: Ties = "auto"
 
     def __post_init__(self) -> None:
         for name, least in (("min_cluster_size", 2), ("min_samples", 1), ("neighbours", 1)):
@@ -103,9 +104,13 @@ class Settings:
         if self.mode not in get_args(Mode):
             raise InputError(f"mode is {self.mode!r}", "'exact' or 'certified'", "change mode")
         if self.ties not in get_args(Ties):
-            raise InputError(f"ties is {self.ties!r}", "'hdbscan' or 'simultaneous'", "change ties")
+            raise InputError(f"ties is {self.ties!r}", "'auto', 'hdbscan' or 'simultaneous'", "change ties")
         if not 0 < self.recall < 1:
             raise InputError(f"recall is {self.recall}", "a share in (0, 1)", "change recall")
+
+    def like_hdbscan(self, index: Index) -> bool:
+        """Whether equal distances come in the library's order."""
+        return self.ties == "hdbscan" or (self.ties == "auto" and not index.partial)
 
     @property
     def listed(self) -> int:
@@ -123,7 +128,7 @@ def hdbscan_fit(
     *,
     neighbours: int = 16,
     recall: float = 0.995,
-    ties: Ties = "hdbscan",
+    ties: Ties = "auto",
     threads: int | None = None,
 ) -> Clustering:
     """HDBSCAN (Campello, Moulavi, Sander 2013), Euclidean, excess of mass, with a certified spanning tree.
@@ -144,9 +149,10 @@ def hdbscan_fit(
         neighbours: list length the tree starts from; in exact mode it changes the time, never the result.
         recall: certified mode: share of true neighbours that the cells should hold, measured on a sample.
         ties: "hdbscan": equal distances in the order of the hdbscan library, so that labels equal its labels on the
-            same rows. That order follows from the rows' order (and, through NumPy's sorting, from the processor).
-            "simultaneous": what happens at one distance happens at once, as in the paper; labels do not depend on the
-            order of rows.
+            same rows. That order follows from the rows' order (and, through NumPy's sorting, from the processor), and
+            one edge more or less changes it everywhere. "simultaneous": what happens at one distance happens at once,
+            as in the paper; labels do not depend on the order of rows, and a change stays local. "auto": hdbscan's
+            where every pair was looked at, simultaneous where only cells were.
         threads: searches that go on side by side; default: one per CPU. The result does not depend on it.
 
     Returns:
@@ -185,7 +191,7 @@ def check_weights(weights: npt.NDArray[np.integer] | None, points: int) -> npt.N
 
 def build_index(vectors_ND: Vectors, settings: Settings) -> Index:
     """The index of a mode: everything, or as many cells as the recall takes."""
-    if settings.mode == "exact":
+    if settings.mode == "exact" or len(vectors_ND) < _FEW:
         return Index(vectors_ND)
     partition = make_partition(vectors_ND, settings.seed)
     index = Index(vectors_ND, partition)
@@ -214,7 +220,7 @@ def grow(
     began = time.perf_counter()
     tree = minimum_spanning_tree(fleet.floor_N, fleet, partial=index.partial, most_exhaustive=n // _EXHAUSTIVE_SHARE)
     spanned = time.perf_counter()
-    ties = tree.ties if settings.ties == "hdbscan" else None
+    ties = tree.ties if settings.like_hdbscan(index) else None
     flat = flat_clusters(tree.edges, fleet.core_N, settings.min_cluster_size, weights_N, ties)
     condensed = time.perf_counter()
     checks = _checks(index, fleet, settings, weights_N, flat.linkage) if index.partial else {}
@@ -275,7 +281,7 @@ def _checks(
     for other in (index.alike(smaller, settings.seed), Index(smaller, precision=index.precision)):
         small = LocalFleet(other, settings.listed, settings.min_samples, os.cpu_count() or 1, own)
         tree = minimum_spanning_tree(small.floor_N, small, other.partial, len(part) // _EXHAUSTIVE_SHARE)
-        ties = tree.ties if settings.ties == "hdbscan" else None
+        ties = tree.ties if settings.like_hdbscan(index) else None
         labels.append(flat_clusters(tree.edges, small.core_N, settings.min_cluster_size, own, ties).labels_N)
     return {
         "recall": recall,

@@ -25,6 +25,7 @@ def small_cells(monkeypatch: pytest.MonkeyPatch) -> None:
     """Cells of 128 points, and a partial index even where looking everywhere is as quick."""
     for module in (fit, neighbours):
         monkeypatch.setattr(module, "make_partition", functools.partial(make_partition, points_per_cell=128))
+    monkeypatch.setattr(fit, "_FEW", 0)
     monkeypatch.setattr(fit, "_WORTH_IT", 2.0)
 
 
@@ -45,7 +46,7 @@ CERTIFIED = {
 @pytest.mark.parametrize("name", CERTIFIED)
 def test_certified_mode_is_as_good_as_its_certificate_says(name: str):
     vectors = CERTIFIED[name]()
-    exact = hdbscan_fit(vectors, threads=2)
+    exact = hdbscan_fit(vectors, ties="simultaneous", threads=2)
     found = hdbscan_fit(vectors, mode="certified", recall=0.9999, threads=2)
     certificate = found.certificate
     cells = int(certificate.search.split()[0])
@@ -84,14 +85,32 @@ def test_certified_mode_repeats_itself_and_does_not_depend_on_threads():
 def test_certified_mode_with_weights():
     vectors = CERTIFIED["noisy"]()[:2500]
     weights = np.random.default_rng(0).integers(1, 6, len(vectors))
-    exact = hdbscan_fit(vectors, weights=weights)
+    exact = hdbscan_fit(vectors, weights=weights, ties="simultaneous")
     found = hdbscan_fit(vectors, weights=weights, mode="certified", recall=0.9999)
     assert "cells" in found.certificate.search
     assert adjusted_rand_score(exact.labels, found.labels) >= 0.99
     assert found.certificate.sound
 
 
-def test_where_most_cells_are_needed_everything_is_looked_at():
+@pytest.mark.usefixtures("small_cells")
+def test_ties_are_simultaneous_where_only_cells_were_looked_at():
+    vectors = CERTIFIED["noisy"]()[:1200]
+    auto, at_once, ordered = (
+        hdbscan_fit(vectors, mode="certified", ties=ties).labels
+        for ties in ("auto", "simultaneous", "hdbscan")  # type: ignore[arg-type]
+    )
+    assert np.array_equal(auto, at_once)
+    assert not np.array_equal(auto, ordered)
+
+
+def test_few_points_are_all_looked_at():
+    vectors = blobs(1200, 4, 10, 0)
+    assert hdbscan_fit(vectors, mode="certified").certificate.search.startswith("all pairs")
+
+
+@pytest.mark.usefixtures("small_cells")
+def test_where_most_cells_are_needed_everything_is_looked_at(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(fit, "_WORTH_IT", 0.3)
     vectors = DATA["nested"]()
     found = hdbscan_fit(vectors, mode="certified")
     assert found.certificate.search.startswith("all pairs")
