@@ -13,6 +13,7 @@ padchest    all 75,198 distinct PadChest sentences and the floor: the search of 
             --hdbscan adds the library's default on the same vectors, 40 minutes on one core.
 scale       100,000 to 1,000,000 synthetic vectors of 384 dimensions in certified mode; 30 minutes, 10 GB.
             --exact adds exact mode, as long again.
+distributed two Ray workers of one thread against one process of two, on all PadChest sentences; 2 minutes.
 
 Embedding PadChest's sentences takes some minutes once; vectors are kept in the temporary folder. Every part prints its
 figures as JSON and then fails if an exact-value check did: exact mode's tree weight, proofs, and agreement with the
@@ -25,10 +26,11 @@ import argparse
 from typing import Any
 
 from clustering_exactness import SETS, exactness, weights
+from clustering_ray import distributed
 from clustering_speed import peers, scale, whole_padchest
 from common import report
 
-PARTS = ("exactness", "weights", "peers", "padchest", "scale")
+PARTS = ("exactness", "weights", "peers", "padchest", "scale", "distributed")
 _SIZES = (5_000, 10_000, 20_000)
 _QUICK = 20  # sizes are divided by this
 _PADCHEST = 75_198
@@ -46,6 +48,8 @@ def run(part: str, arguments: argparse.Namespace) -> dict[str, Any]:
             return peers([size // shrink for size in arguments.sizes], arguments.slow)
         case "padchest":
             return whole_padchest(_PADCHEST // shrink if arguments.quick else None, arguments.hdbscan)
+        case "distributed":
+            return distributed(_PADCHEST // shrink if arguments.quick else None)
         case _:
             return scale(shrink, arguments.exact)
 

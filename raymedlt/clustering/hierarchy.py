@@ -119,15 +119,14 @@ def single_linkage(
 
 
 def simultaneous_linkage(
-    tree: Edges, weights_N: npt.NDArray[np.int64], core_N: npt.NDArray[np.float64], min_cluster_size: int
+    tree: Edges, weights_N: npt.NDArray[np.int64], core_N: npt.NDArray[np.float64]
 ) -> npt.NDArray[np.float64]:
     """Merges of the rows (see `prim_walk`), float64 [R-1, 4], where all that happens at one distance happens at once.
 
     "In case of ties, edges must be removed simultaneously" (Campello, Moulavi, Sander 2013, algorithm 1, step 4.1).
-    A binary tree can say so: of the pieces that join at one distance, those of at least min_cluster_size rows come
-    first, the largest leading, and small ones join the whole one by one, so that two small ones never pass for a
-    cluster of their own. The result depends on distances alone: not on which minimum spanning tree was found, and on
-    the order of the rows only for pieces that are equal in size.
+    A binary tree can say so: the pieces that join at one distance do so one by one, the largest first, so that two
+    small ones never pass for a cluster of their own. The result depends on distances alone: not on which minimum
+    spanning tree was found, and on the order of the rows only for pieces that are equal in size.
     """
     rows = int(weights_N.sum())
     first = np.r_[0, np.cumsum(weights_N)[:-1]]
@@ -206,7 +205,7 @@ def flat_clusters(
         noise = np.full(points, -1, np.int32)
         return Flat(noise, np.zeros(points, np.float32), np.zeros(0, np.float32), NO_TREE, [], np.zeros((0, 4)))
     if ties is None:
-        linkage = simultaneous_linkage(tree, weights_N, core_N, min_cluster_size)
+        linkage = simultaneous_linkage(tree, weights_N, core_N)
     else:
         source, target, weight = prim_walk(joined(tree, ties), weights_N, core_N)
         # The default argsort is hdbscan's too, and it decides which of two equal merges comes first.

@@ -23,6 +23,7 @@ from __future__ import annotations
 import copy
 import functools
 import os
+import threading
 import time
 import warnings
 from collections.abc import Iterable
@@ -286,9 +287,12 @@ def shared_tensor(array: npt.NDArray[Any]) -> Any:
     """A tensor on the array's memory, which may be the read-only memory of an object store."""
     import torch
 
-    with warnings.catch_warnings():
+    with _FILTERS, warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
         return torch.from_numpy(array)
+
+
+_FILTERS = threading.Lock()  # threads that search side by side must not put back each other's warning filters
 
 
 class _Best:

@@ -245,7 +245,7 @@ def _certificate(**changes: object) -> Certificate:
     ("changes", "words"),
     [
         ({"certified_edges": 50}, "9 of 59 spanning-tree edges are not certified"),
-        ({"recall": 0.9, "recall_lower": 0.88}, "the index finds only 90.0 % of the neighbours"),
+        ({"recall": 0.9, "recall_lower": 0.88}, "the index may find only 88.0 % of the neighbours"),
         (
             {"checked_edges": 100, "wrong_edges": 3, "wrong_share_upper": 0.085},
             "3 of 100 sampled edges are wrong: up to 8.5 %",

@@ -72,6 +72,7 @@ def test_the_number_of_shards_changes_nothing(
 def test_a_partial_index_is_shared_too(
     vectors: np.ndarray, local_ray: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
+    monkeypatch.setattr(fit_module, "_FEW", 0)
     monkeypatch.setattr(fit_module, "_WORTH_IT", 1.0)
     monkeypatch.setattr("raymedlt.clustering.partition.make_partition.__defaults__", (64,))
     settings = Settings(mode="certified", recall=0.9)

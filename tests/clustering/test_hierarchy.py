@@ -150,7 +150,7 @@ def _steps(linkage: np.ndarray) -> list[tuple[frozenset[int], frozenset[int], fl
 
 def test_simultaneous_linkage_without_ties_is_the_usual_one():
     tree = _line((0, 1, 1.0), (2, 3, 2.0), (1, 2, 3.0), (3, 4, 4.0))
-    ours = simultaneous_linkage(tree, np.ones(5, np.int64), np.zeros(5), 2)
+    ours = simultaneous_linkage(tree, np.ones(5, np.int64), np.zeros(5))
     usual = single_linkage(tree.low, tree.high, tree.weight)
     assert {(frozenset((one, other)), w) for one, other, w in _steps(ours)} == {
         (frozenset((one, other)), w) for one, other, w in _steps(usual)
@@ -165,7 +165,7 @@ SPURIOUS = (
 
 
 def test_simultaneous_linkage_lets_small_pieces_join_one_by_one():
-    steps = _steps(simultaneous_linkage(_line(*SPURIOUS), np.ones(9, np.int64), np.zeros(9), 4))
+    steps = _steps(simultaneous_linkage(_line(*SPURIOUS), np.ones(9, np.int64), np.zeros(9)))
     heap, pairs = frozenset(range(4)), {frozenset((4, 5)), frozenset((6, 7))}
     (one, first, w1), (two, second, w2) = steps[-3:-1]
     assert (w1, w2) == (2.0, 2.0)
@@ -181,7 +181,7 @@ def test_binary_order_makes_a_spurious_cluster_where_simultaneous_does_not(order
     tree = _line(*SPURIOUS)
     binary = condense_tree(single_linkage(tree.low, tree.high, tree.weight), 4)  # the pairs join before the heap comes
     assert binary["child_size"][binary["child"] > 9].tolist() == [4, 4]
-    at_once = condense_tree(simultaneous_linkage(tree.take(np.array(order)), np.ones(9, np.int64), np.zeros(9), 4), 4)
+    at_once = condense_tree(simultaneous_linkage(tree.take(np.array(order)), np.ones(9, np.int64), np.zeros(9)), 4)
     assert (at_once["child"] < 9).all()
     leaving = dict(zip(at_once["child"].tolist(), at_once["lambda_val"].tolist(), strict=True))
     assert [leaving[point] for point in range(9)] == [1.0] * 4 + [0.5] * 4 + [1 / 9]
@@ -190,7 +190,7 @@ def test_binary_order_makes_a_spurious_cluster_where_simultaneous_does_not(order
 def test_simultaneous_linkage_of_copies():
     """Copies of a point meet at its core distance, together with whatever else does."""
     tree = _line((0, 1, 2.0), (1, 2, 3.0))
-    linkage = simultaneous_linkage(tree, np.array([3, 1, 2]), np.array([1.0, 2.0, 3.0]), 2)
+    linkage = simultaneous_linkage(tree, np.array([3, 1, 2]), np.array([1.0, 2.0, 3.0]))
     assert linkage[:, 2].tolist() == [1.0, 1.0, 2.0, 3.0, 3.0]
     assert {(one | other, w) for one, other, w in _steps(linkage)[1:3]} == {
         (frozenset(range(3)), 1.0),
