@@ -59,7 +59,9 @@ def fit_on_ray(
     index = _remembered_index(vectors_ND, settings, name, ledger)
     with RayFleet(index, settings, name, ledger, progress, workers, shard_points, gpus) as fleet:
         fleet.search()
-        return grow(index, fleet, settings, seconds_neighbours=time.perf_counter() - began)
+        seconds = time.perf_counter() - began
+        with progress.stage(f"spanning tree of {name}"):
+            return grow(index, fleet, settings, seconds_neighbours=seconds)
 
 
 def _remembered_index(vectors_ND: Vectors, settings: Settings, name: str, ledger: Ledger) -> Index:
