@@ -183,8 +183,9 @@ def _changed(key: str, value: Any) -> Any:
     """Some other valid value."""
     literals = {
         "reports.format": "csv", "embedding.precision": "float32", "clustering.method": "dbscan", "policy": "paper",
+        "clustering.mode": "certified", "clustering.ties": "simultaneous",
         "control": "random", "reports.columns": {"a": "b"},
-        "clustering.second_chance": 0.5, "graph.min_share": 0.5, "graph.min_purity": 0.5,
+        "clustering.second_chance": 0.5, "clustering.recall": 0.9, "graph.min_share": 0.5, "graph.min_purity": 0.5,
     }  # fmt: skip
     if key in literals:
         return literals[key]

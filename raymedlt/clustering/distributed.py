@@ -117,7 +117,8 @@ class RayFleet:
     def __enter__(self) -> RayFleet:
         import ray
 
-        self._index = ray.put(self.index)
+        # Held here as long as the actors live: one that is started again needs them.
+        self._index, self._blocks = ray.put(self.index), ray.put(self.shards)
         options: dict[str, Any] = {
             "num_cpus": 1,
             "num_gpus": 1 if self.gpus else 0,
@@ -127,7 +128,7 @@ class RayFleet:
         }
         actor = ray.remote(**options)(_Searcher)
         self._actors = [
-            actor.remote([self._index], self.ledger.worker(), self.settings, self.shards) for _ in range(self.workers)
+            actor.remote([self._index, self._blocks], self.ledger.worker(), self.settings) for _ in range(self.workers)
         ]
         return self
 
@@ -248,8 +249,8 @@ def _lists_file(shard: str) -> str:
 class _Searcher:
     """One worker: searches the shared index, and keeps the lists of the shards it was asked about."""
 
-    def __init__(self, index: list[Any], handle: LedgerHandle, settings: Settings, shards: dict[str, Ids]) -> None:
-        self._reference, self._handle, self._settings, self._shards = index[0], handle, settings, shards
+    def __init__(self, shared: list[Any], handle: LedgerHandle, settings: Settings) -> None:
+        self._reference, self._handle, self._settings = shared, handle, settings
         self._lists: dict[str, Lists] = {}
 
     def ready(self) -> int:
@@ -263,8 +264,15 @@ class _Searcher:
         import torch
 
         torch.set_num_threads(1)
-        index: Index = ray.get(self._reference)
+        index: Index = ray.get(self._reference[0])
         return index.on("cuda") if torch.cuda.is_available() else index
+
+    @functools.cached_property
+    def _shards(self) -> dict[str, Ids]:
+        import ray
+
+        shards: dict[str, Ids] = ray.get(self._reference[1])
+        return shards
 
     @functools.cached_property
     def _everywhere(self) -> Index:
