@@ -34,6 +34,7 @@ __all__ = [
     "private_by_default",
     "run_shards",
     "run_shards_locally",
+    "worker_deaths",
     "worker_environment",
 ]
 
@@ -236,7 +237,7 @@ def run_shards(
                 **options,
             )
     size = units or (lambda name: 1)
-    with progress.stage(stage, total=sum(map(size, pending)), unit=unit) as advance, _worker_deaths(stage):
+    with progress.stage(stage, total=sum(map(size, pending)), unit=unit) as advance, worker_deaths(stage):
         # Without prefetching, so that progress and errors are seen when they come, not one shard later.
         for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
             for row in batch.to_pylist():
@@ -269,7 +270,8 @@ class _Actor:
 
 
 @contextlib.contextmanager
-def _worker_deaths(stage: str) -> Iterator[None]:
+def worker_deaths(stage: str) -> Iterator[None]:
+    """Say in our own words that Ray gave up on a stage whose workers kept dying (RaymedltError)."""
     import ray.exceptions
 
     try:

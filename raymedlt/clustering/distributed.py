@@ -30,7 +30,7 @@ from raymedlt.clustering.screening import ROWS, Ids, Vectors
 from raymedlt.clustering.spanning_tree import Components, Contraction, Edges, Lists, list_edges
 from raymedlt.ledger import Ledger, LedgerHandle
 from raymedlt.progress import Progress
-from raymedlt.runtime import ATTEMPTS, worker_environment
+from raymedlt.runtime import ATTEMPTS, worker_deaths, worker_environment
 from raymedlt.storage import content_hash
 
 CELLS, NEIGHBOURS, SEARCH = "cells", "neighbours", "second-search"
@@ -54,10 +54,17 @@ def fit_on_ray(
         name: of these vectors within the run; part of shard names.
         shard_points: points whose lists are one shard.
         gpus: actors that get a GPU; 0: all search on CPUs.
+
+    Raises:
+        RaymedltError: workers died more often than `ATTEMPTS` at one task.
+        RunConflictError: another driver took the folder over.
     """
     began = time.perf_counter()
     index = _remembered_index(vectors_ND, settings, name, ledger)
-    with RayFleet(index, settings, name, ledger, progress, workers, shard_points, gpus) as fleet:
+    with (
+        worker_deaths(f"clustering of {name}"),
+        RayFleet(index, settings, name, ledger, progress, workers, shard_points, gpus) as fleet,
+    ):
         fleet.search()
         seconds = time.perf_counter() - began
         with progress.stage(f"spanning tree of {name}"):
@@ -82,6 +89,8 @@ def _remembered_index(vectors_ND: Vectors, settings: Settings, name: str, ledger
             files = [handle.storage.write_table(f"_work/cells/{name}/{key}.parquet", t) for key, t in tables.items()]
         ledger.commit(CELLS, name, files, {"probes": index.probes})
         return index
+    if not ledger.shards(CELLS)[name].files:  # too few points for cells
+        return Index(vectors_ND)
     order_N = handle.storage.read_table(f"_work/cells/{name}/order.parquet")["point"].to_numpy()
     cells = handle.storage.read_table(f"_work/cells/{name}/cells.parquet")
     centres_CD = np.array(cells["centre"].to_pylist(), np.float32)

@@ -158,8 +158,8 @@ def hdbscan_fit(
     Returns:
         Labels, probabilities, spanning tree and certificate.
 
-    Time: exact O(N^2 D), certified O(N D (probes x 512 + N / 512)) beside O(N log N). Memory: about N (2 D + 900) bytes
-    beside the vectors (codes in bfloat16, lists, tree).
+    Time: exact O(N^2 D), certified O(N D (probes x 512 + N / 512)) beside O(N log N). Memory: O(N (D + neighbours))
+    beside the vectors: codes in bfloat16, lists, tree; 0.4 GB at 75,000 x 384, 2.8 GB at a million.
 
     Raises:
         InputError: vectors that are not finite or not two-dimensional, weights that are not positive integers, or a
@@ -167,11 +167,15 @@ def hdbscan_fit(
     """
     settings = Settings(min_cluster_size, min_samples, mode, seed, neighbours, recall, ties)
     vectors = check_vectors(vectors_ND)
-    weights_N = check_weights(weights, len(vectors))
+    return _fit(vectors, settings, check_weights(weights, len(vectors)), threads)
+
+
+def _fit(
+    vectors_ND: Vectors, settings: Settings, weights_N: npt.NDArray[np.int64] | None = None, threads: int | None = None
+) -> Clustering:
     began = time.perf_counter()
-    index = build_index(vectors, settings)
-    workers = threads or os.cpu_count() or 1
-    fleet = LocalFleet(index, settings.listed, min_samples, workers, weights_N)
+    index = build_index(vectors_ND, settings)
+    fleet = LocalFleet(index, settings.listed, settings.min_samples, threads or os.cpu_count() or 1, weights_N)
     return grow(index, fleet, settings, weights_N, time.perf_counter() - began)
 
 
@@ -198,7 +202,7 @@ def build_index(vectors_ND: Vectors, settings: Settings) -> Index:
     sample = _sample(len(vectors_ND), _RECALL_SAMPLE, settings.seed, "probes")
     truth = index.exhaustive().neighbours(sample, settings.listed, 1).ids_BK if len(sample) else np.zeros((0, 1), int)
     probes = probes_for(partition, vectors_ND, sample, truth, settings.recall)
-    if probes * len(vectors_ND) >= _WORTH_IT * len(partition.centres_CD) * len(vectors_ND):
+    if probes >= _WORTH_IT * len(partition.centres_CD):
         return index.exhaustive()
     return index.with_probes(probes)
 
@@ -215,7 +219,13 @@ def grow(
     weights_N: npt.NDArray[np.int64] | None = None,
     seconds_neighbours: float = 0.0,
 ) -> Clustering:
-    """Spanning tree, hierarchy, clusters and certificate, from lists that a fleet holds."""
+    """Spanning tree, hierarchy, clusters and certificate, from lists that a fleet holds.
+
+    Args:
+        index, fleet: of the same N vectors; the fleet has searched with `settings`.
+        weights_N: as given to the fleet.
+        seconds_neighbours: what index and lists took, for the certificate.
+    """
     n = len(index.vectors_ND)
     began = time.perf_counter()
     tree = minimum_spanning_tree(fleet.floor_N, fleet, partial=index.partial, most_exhaustive=n // _EXHAUSTIVE_SHARE)
@@ -297,17 +307,7 @@ def _checks(
 def cluster(vectors_ND: Vectors, config: ClusteringConfig, seed: int = 0) -> Clustering:
     """Cluster by the configured method; points must come in canonical order (rank of their sentence key)."""
     if config.method == "hdbscan":
-        settings = settings_of(config, len(vectors_ND), seed)
-        return hdbscan_fit(
-            vectors_ND,
-            settings.min_cluster_size,
-            settings.min_samples,
-            mode=settings.mode,
-            seed=settings.seed,
-            neighbours=settings.neighbours,
-            recall=settings.recall,
-            ties=settings.ties,
-        )
+        return _fit(check_vectors(vectors_ND), settings_of(config, len(vectors_ND), seed))
     vectors = check_vectors(vectors_ND)
     start = time.perf_counter()
     labels = _renumbered(_dbscan(vectors, config) if config.method == "dbscan" else _kmeans(vectors, config, seed))

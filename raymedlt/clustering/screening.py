@@ -137,6 +137,7 @@ class Screen:
         self.delta = np.zeros(self.places)
 
         def fill(start: int) -> float:
+            """Code one block of places; its largest square."""
             stop = min(start + COLUMNS, self.places)
             codes, self.delta[start:stop], square = self._encode(self._points_at(start, stop), stop - start)
             if self._codes is not None:

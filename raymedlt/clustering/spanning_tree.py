@@ -226,11 +226,7 @@ def minimum_spanning_tree(
             for group, everywhere in ((near, False), (far, True)):
                 if len(group):
                     answer = fleet.outside(group, component_N, everywhere)
-                    seen = answer.other_B >= 0
-                    blind_N[group[~seen]] = True
-                    at = group[seen]
-                    floor_N[at] = np.maximum(floor_N[at], answer.weight_B[seen])
-                    found = joined(found, _edges_from(group, answer))
+                    found = joined(found, _learnt(group, answer, floor_N, blind_N))
             asked *= 2
         chosen = np.unique(state.best_C[free_C])
         edges = state.edges.take(chosen)
@@ -287,9 +283,12 @@ def _least_doubtful(state: _Round, free_C: npt.NDArray[np.bool_]) -> npt.NDArray
     return (chosen & known) | free_C
 
 
-def _edges_from(points_B: Ids, answer: Outside) -> Edges:
+def _learnt(points_B: Ids, answer: Outside, floor_N: Distances, blind_N: npt.NDArray[np.bool_]) -> Edges:
+    """The edges of an answer; raises the floors of those who found one, notes those who found nobody outside."""
     seen = np.flatnonzero(answer.other_B >= 0)
     points, other = points_B[seen], answer.other_B[seen]
+    blind_N[points_B[answer.other_B < 0]] = True
+    floor_N[points] = np.maximum(floor_N[points], answer.weight_B[seen])
     return Edges(np.minimum(points, other), np.maximum(points, other), answer.weight_B[seen], answer.distance_B[seen])
 
 

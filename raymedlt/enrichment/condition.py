@@ -62,11 +62,12 @@ def _coverage(rows: pa.Table, certificate: Certificate) -> list[_Item]:
 def certificate_items(certificate: Certificate) -> list[_Item]:
     """What the certificate says, in words."""
     proved, edges = certificate.certified_edges, certificate.edges
+    partial = certificate.sample_agreement is not None
     items: list[_Item] = [
         (
             "Certified edges",
             f"{proved:,} of {edges:,}" if edges else "does not apply",
-            "every edge proved" if edges and proved == edges else "",
+            ("on what the cells hold" if partial else "every edge proved") if edges and proved == edges else "",
         )
     ]
     if edges:
@@ -76,7 +77,9 @@ def certificate_items(certificate: Certificate) -> list[_Item]:
             (
                 "Weight of the tree",
                 f"{certificate.tree_weight:,.4f}",
-                "minimal" if proved == edges else f"at most {100 * gap:.3f} % above the least possible",
+                ("minimal for the neighbours found" if partial else "minimal")
+                if proved == edges
+                else f"at most {100 * gap:.3f} % above the least possible",
             ),
             ("Persistence", f"{certificate.persistence:.3f}", "median over clusters"),
             ("Second searches", f"{certificate.second_searches:,}", f"in {certificate.rounds} rounds"),

@@ -86,6 +86,15 @@ def test_a_partial_index_is_shared_too(
         same(on_ray(vectors, ledger, settings), single)
 
 
+def test_certified_mode_without_cells_goes_on_too(
+    vectors: np.ndarray, alone: Clustering, local_ray: Cluster, tmp_path: Path
+):
+    """So few points are all looked at in any mode: there are no cells to read back."""
+    for _ in range(2):
+        with opened(tmp_path) as ledger:
+            same(on_ray(vectors, ledger, Settings(mode="certified")), alone)
+
+
 class _Cut(Exception):
     pass
 
