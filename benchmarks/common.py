@@ -24,8 +24,13 @@ from raymedlt.schema import REPORTS
 
 def openi_reports() -> pa.Table:
     """The valid OpenI reports (schema.REPORTS); labels are the human MeSH codes."""
+    return reports_of("openi")
+
+
+def reports_of(source: str) -> pa.Table:
+    """The valid reports of a packaged source, "openi" or "padchest" (schema.REPORTS)."""
     private_by_default()
-    reader = open_reader(None, "openi")
+    reader = open_reader(None, source)
     rows = pa.concat_tables([batch for unit in reader.units() for batch in reader.read(unit)])
     return rows.filter(pc.is_null(rows["reason"])).select(REPORTS.names)
 

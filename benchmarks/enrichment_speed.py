@@ -1,14 +1,17 @@
-"""The whole job against the same steps run plainly one after the other, on OpenI, in one run.
+"""The whole job against the same steps run plainly one after the other, in one run.
 
     python benchmarks/enrichment_speed.py [--repeats 3]
+    python benchmarks/enrichment_speed.py --source padchest --hdbscan_seconds 2174
 
-Plain sequence: read, `SentenceTransformer.encode` over all sentences of both sections, `hdbscan.HDBSCAN` on each
-section's distinct sentences, co-occurrence and expansion with Python sets (Bron-Kerbosch without pivoting). It gets its
-signs for nothing and writes nothing. The job: `python jobs/enrich.py` as users run it, guard, tables, model and page
+Plain sequence: plain_sequence.py. The job: `python jobs/enrich.py` as users run it, guard, tables, model and page
 included. Both run as fresh processes in turn; start-up (imports, model) is listed apart.
 
 Where the meaning is the same the results must be: with equal labels and signs, both give the same valid clusters and
-the same maximal sets for every report.
+the same maximal sets for every OpenI report.
+
+PadChest (226,000 sentences) runs once: the job in its default precision and in float32, the plain sequence with the
+clustering's time taken from `clustering.py padchest --hdbscan` or from elsewhere, since it takes the better part of an
+hour; 15 minutes.
 """
 
 from __future__ import annotations
@@ -21,110 +24,20 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from common import openi_reports, remembering, report
+from plain_sequence import plain, plain_graph, plain_sets
 
 ROOT = Path(__file__).resolve().parents[1]
-Links = dict[int, set[int]]
 
 
-def expand(
-    links: Links, chosen: frozenset[int], candidates: set[int], excluded: set[int], found: set[frozenset[int]]
-) -> None:
-    """Maximal cliques by plain recursion over sets."""
-    if not candidates and not excluded:
-        if chosen:
-            found.add(chosen)
-        return
-    for c in sorted(candidates):
-        expand(links, chosen | {c}, candidates & links[c], excluded & links[c], found)
-        candidates = candidates - {c}
-        excluded = excluded | {c}
-
-
-def plain_graph(studies: list[set[int]], addable: set[int], min_share: float, min_support: int) -> Links:
-    """Arcs u -> c from the studies' cluster sets."""
-    together: dict[int, dict[int, int]] = defaultdict(lambda: defaultdict(int))
-    for clusters in studies:
-        for u in clusters:
-            for c in clusters:
-                if u != c:
-                    together[u][c] += 1
-    arcs: Links = defaultdict(set)
-    for u, row in together.items():
-        total = sum(row.values())
-        arcs[u] = {c for c, n in row.items() if n > min_share * total and n > min_support and c in addable}
-    return arcs
-
-
-def plain_sets(clusters: set[int], arcs: Links) -> tuple[set[int], set[frozenset[int]]]:
-    """V(F) and its maximal valid sets."""
-    if not clusters:
-        return set(), set()
-    valid = set.intersection(*(arcs[u] for u in clusters)) - clusters
-    links = {c: {d for d in valid if d in arcs[c] and c in arcs[d]} for c in valid}
-    found: set[frozenset[int]] = set()
-    expand(links, frozenset(), set(valid), set(), found)
-    return valid, found
-
-
-def plain() -> dict[str, float]:
-    """The plain sequence in this process; seconds of each step."""
-    times, started = {}, time.perf_counter()
-
-    def lap(name: str) -> None:
-        nonlocal started
-        times[name] = time.perf_counter() - started
-        started = time.perf_counter()
-
-    import hdbscan
-    from sentence_transformers import SentenceTransformer
-
-    from raymedlt.embedding.encoder import packaged_model
-    from raymedlt.enrichment import guard
-    from raymedlt.enrichment.corpus import sentences_of
-
-    model = SentenceTransformer(str(packaged_model()))
-    lap("start-up")
-    reports = openi_reports()
-    rows = sentences_of(reports).to_pylist()
-    lap("read and split")
-    vectors = model.encode([row["text"] for row in rows], show_progress_bar=False)
-    lap("encode")
-    labels: dict[tuple[str, str], int] = {}
-    for section in ("findings", "impression"):
-        first = {row["sentence_key"]: i for i, row in enumerate(rows) if row["section"] == section}
-        keys = sorted(first)
-        distinct = vectors[[first[key] for key in keys]].astype(np.float64)
-        fitted = hdbscan.HDBSCAN(min_cluster_size=5, min_samples=5).fit(distinct)
-        labels.update({(section, key): int(label) for key, label in zip(keys, fitted.labels_, strict=True)})
-    lap("cluster")
-    signs = {row["sentence_key"]: guard.judged(row["sentence_key"], "en")[0].sign for row in rows}
-    started = time.perf_counter()  # signs are for nothing
-    members: dict[str, set[int]] = defaultdict(set)
-    votes: dict[int, list[bool]] = defaultdict(list)
-    for row in rows:
-        label = labels[row["section"], row["sentence_key"]]
-        if row["section"] == "findings" and label >= 0:
-            members[row["report_id"]].add(label)
-            votes[label].append(signs[row["sentence_key"]] == "normal")
-    addable = {label for label, normal in votes.items() if sum(normal) >= 0.95 * len(normal)}
-    arcs = plain_graph(list(members.values()), addable, 0.001, 3)
-    for clusters in members.values():
-        plain_sets(clusters, arcs)
-    lap("graph and expansion")
-    return times
-
-
-def job() -> dict[str, Any]:
+def job(*arguments: str) -> dict[str, Any]:
     """`python jobs/enrich.py` as a fresh process."""
     with tempfile.TemporaryDirectory() as folder:
         started = time.perf_counter()
-        command = [sys.executable, str(ROOT / "jobs" / "enrich.py"), "--output", f"{folder}/run"]
+        command = [sys.executable, str(ROOT / "jobs" / "enrich.py"), "--output", f"{folder}/run", *arguments]
         subprocess.run(command, check=True, capture_output=True, cwd=folder)
         seconds = time.perf_counter() - started
         started = time.perf_counter()
@@ -133,6 +46,31 @@ def job() -> dict[str, Any]:
         timings = json.loads((Path(folder) / "run" / "timings.json").read_text())
         start_up = sum(timings["start_up"].values()) + before_the_first_stage
         return {"seconds": seconds, "start-up": start_up, **timings["work"]}
+
+
+def plainly(*arguments: str) -> dict[str, float]:
+    """The plain sequence as a fresh process."""
+    command = [sys.executable, __file__, "--plain", *arguments]
+    output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    times: dict[str, float] = json.loads(output.splitlines()[-1])
+    return times
+
+
+def padchest(hdbscan_seconds: float) -> dict[str, Any]:
+    """PadChest, once: the job in both precisions and the plain sequence."""
+    source = ("--reports.format", "padchest")
+    jobs = {"default": job(*source), "float32": job(*source, "--embedding.precision", "float32")}
+    times = plainly("--source", "padchest", "--hdbscan_seconds", str(hdbscan_seconds))
+    whole = sum(times.values())
+    return {
+        "plain_seconds": {name: round(seconds, 1) for name, seconds in times.items()} | {"all": round(whole, 1)},
+        "job_seconds": {name: {step: round(t, 1) for step, t in run.items()} for name, run in jobs.items()},
+        "times_faster": {name: round(whole / run["seconds"], 1) for name, run in jobs.items()},
+        "times_faster_without_start_up": {
+            name: round((whole - times["start-up"]) / (run["seconds"] - run["start-up"]), 1)
+            for name, run in jobs.items()
+        },
+    }
 
 
 def same_sets() -> int:
@@ -172,17 +110,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--plain", action="store_true", help="run the plain sequence once and print its times")
+    parser.add_argument("--source", choices=("openi", "padchest"), default="openi")
+    parser.add_argument("--hdbscan_seconds", type=float, help="PadChest: what hdbscan took on the same vectors")
     arguments = parser.parse_args()
     if arguments.plain:
-        print(json.dumps(plain()))
+        print(json.dumps(plain(arguments.source, arguments.hdbscan_seconds)))
+        return
+    if arguments.source == "padchest":
+        if arguments.hdbscan_seconds is None:
+            parser.error("--source padchest needs --hdbscan_seconds, from `clustering.py padchest --hdbscan`")
+        report("enrichment_speed_padchest", padchest(arguments.hdbscan_seconds))
         return
     plain_runs, job_runs = [], []
     for _ in range(arguments.repeats):  # in turn, since the machine's speed drifts
         job_runs.append(job())
-        output = subprocess.run(
-            [sys.executable, __file__, "--plain"], check=True, capture_output=True, text=True
-        ).stdout
-        plain_runs.append(json.loads(output.splitlines()[-1]))
+        plain_runs.append(plainly())
     ratios = [
         ((sum(p.values()) - p["start-up"]) / (j["seconds"] - j["start-up"]), sum(p.values()) / j["seconds"])
         for p, j in zip(plain_runs, job_runs, strict=True)
