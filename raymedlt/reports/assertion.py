@@ -1,6 +1,6 @@
 """What a report's sentence claims: which findings are present, absent, uncertain or historical, and its sign.
 
-Three steps: find the vocabulary's phrases (`phrases`), read their scopes (`scope`), and turn what was claimed into
+Three steps: find the vocabulary's phrases (`phrases`), read their scopes (`reading`), and turn what was claimed into
 mentions, a sign and flags (here). A statement of normality is the denial of a parent: "the lungs are clear" denies
 `lung_abnormality`. The rules lean to one side: a sentence that they can't read is not called normal.
 
@@ -13,7 +13,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
+from raymedlt.reports.breaks import restore
 from raymedlt.reports.phrases import Item, find_phrases
+from raymedlt.reports.reading import read
 from raymedlt.reports.scope import ABSENT, GONE, UNSPECIFIED, Claim, Scope
 from raymedlt.reports.vocabulary import (
     FLAG,
@@ -102,8 +104,9 @@ def _judge_pieces(text: str, book: Vocabulary) -> Judgement:
 
 def _judge(sentence: str, book: Vocabulary) -> Judgement:
     items = find_phrases(sentence, book)
-    scope = Scope(items, book.pairs)
-    scope.read()
+    if book.language.restore_breaks:
+        items = restore(items)
+    scope = read(items, book.pairs)
     claims = _kept(scope.claims)
     flags = _flags(items, claims)
     mentions = tuple(
@@ -167,14 +170,32 @@ def _side(claim: Claim, claims: list[Claim], items: list[Item]) -> str:
     if not any(item.side for item in items):
         return ""
     here = claim.item.chunk
+    first, last = _statement(claim, claims, items)
     stated = {item.chunk for item in items if item.term.role not in _LENDS_ITS_SIDE}
     chunks = {here} | ({here - 1, here + 1} - stated)
-    sides = [item for item in items if item.side and item.chunk in chunks]
+    sides = [item for item in items if item.side and item.chunk in chunks and first <= item.start < last]
     names = {item.side for item in sides}
     alone = all(other.item is claim.item or other.item.chunk != here for other in claims)
     if "bilateral" in names or (len(names) == 2 and alone):
         return "bilateral"
     return min(sides, key=lambda item: abs(item.start - claim.item.start)).side if sides else ""
+
+
+def _statement(claim: Claim, claims: list[Claim], items: list[Item]) -> tuple[int, int]:
+    """Where the statement around a claim begins and ends: a denial cuts "left catheter without effusion" in two.
+
+    "The left lung is clear without effusion" stays whole: it goes on about the same lung.
+    """
+    here = [other for other in claims if other.item.chunk == claim.item.chunk and other.kind != STRUCTURE]
+    first, last = 0, items[-1].end + 1
+    for item in items:
+        if item.term.role != "deny" or item.chunk != claim.item.chunk:
+            continue
+        if item.start < claim.item.start:
+            first = item.start if any(other.item.start < item.start for other in here) else first
+        else:
+            last = min(last, item.start)
+    return first, last
 
 
 def _anatomy(claim: Claim, items: list[Item]) -> str:

@@ -2,8 +2,9 @@
 
 The tables are data (`rules/`), so that a reader who knows radiology but not Python can correct them. A pattern is a
 sequence of tokens; `a/b` stands for either token and `word?` for a token that may be missing; patterns are separated
-by `;`. The last token of a noun also matches its regular plural. Nothing here is a regular expression, so a pattern
-matches whole tokens only: "no" is not found inside "nodule".
+by `;`. Nothing here is a regular expression, so a pattern matches whole tokens only: "no" is not found inside "nodule".
+
+A language is a folder of tables. Its `language.csv` says how its words are read (see `Language`).
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from typing import Any
 from raymedlt.errors import InputError
 
 FINDING, STRUCTURE, ABNORMAL, HEALTHY, PLAIN, FLAG = "finding", "structure", "abnormal", "healthy", "plain", "flag"
-LANGUAGES = ("en", "es")
+LEAST_STEM = 4  # letters of a stem that takes endings; shorter ones ("sin", "con") are too easily part of other words
 
 SIDES = {"side_left": "left", "side_right": "right", "side_both": "bilateral"}  # roles of side words
 
@@ -47,6 +48,23 @@ Trie = dict[str, Any]  # the next token's node; under PHRASE_END the Term of a p
 
 
 @dataclass(frozen=True, slots=True)
+class Language:
+    """How the words of a language are read: the settings of `rules/<language>/language.csv`, all of them optional."""
+
+    plurals: tuple[tuple[str, str], ...] = ()
+    """Endings of a noun and of its plural, "y>ies"; the first that fits counts. The last token of a noun's pattern
+    also matches its plural."""
+    endings: frozenset[str] = frozenset()
+    """Endings of words whose stems (`LEAST_STEM` letters or more) are in the tables: "derrame" is read as "derram"."""
+    skipped: frozenset[str] = frozenset()
+    """Words that are passed over: articles and prepositions that stemmed text lacks."""
+    fold_accents: bool = False
+    """Whether letters lose their accents before they are looked up; the tables then have none."""
+    restore_breaks: bool = False
+    """Whether text comes without commas and "and"s, so that `breaks.restore` has to find where statements end."""
+
+
+@dataclass(frozen=True, slots=True)
 class Vocabulary:
     """The phrases of one language."""
 
@@ -54,6 +72,9 @@ class Vocabulary:
     pairs: dict[tuple[str, str], str]  # (structure, lemma of an abnormal word) -> finding
     sides: dict[str, str]  # side words that may stand inside a phrase: "left" -> "left", "both" -> "bilateral"
     terms: int
+    abbreviations: dict[str, tuple[str, ...]]  # "rll" -> ("right", "lower", "lobe")
+    words: frozenset[str]  # all tokens of the patterns and the abbreviations
+    language: Language
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,11 +84,31 @@ class Ontology:
     ancestors: dict[str, frozenset[str]]  # of each finding, itself included
     kinds: dict[str, str]  # "group", "finding", "device"
     related: dict[str, frozenset[str]]
+    compatible: dict[str, frozenset[str]]  # denied -> asserted, although related
 
 
 def _rows(*parts: str) -> list[dict[str, str]]:
     text = files("raymedlt.reports").joinpath("rules", *parts).read_text(encoding="utf-8")
     return list(csv.DictReader(text.splitlines()))
+
+
+@cache
+def languages() -> tuple[str, ...]:
+    """The languages that have rules: the folders of `rules/` with a `language.csv`."""
+    folders = files("raymedlt.reports").joinpath("rules").iterdir()
+    return tuple(sorted(folder.name for folder in folders if folder.joinpath("language.csv").is_file()))
+
+
+def _language(language: str) -> Language:
+    settings = {row["setting"]: row["value"] for row in _rows(language, "language.csv")}
+    plurals = (rule.partition(">") for rule in settings.get("plurals", "").split())
+    return Language(
+        plurals=tuple((ending, plural) for ending, _, plural in plurals),
+        endings=frozenset(settings.get("endings", "").split()),
+        skipped=frozenset(settings.get("skipped", "").split()),
+        fold_accents=settings.get("fold_accents") == "yes",
+        restore_breaks=settings.get("restore_breaks") == "yes",
+    )
 
 
 @cache
@@ -98,10 +139,14 @@ def ontology() -> Ontology:
         for member in members:
             climb(member)
             related[member].update(members)
+    compatible = {row["denied"]: frozenset(row["asserted"].split()) for row in _rows("compatible.csv")}
+    for finding in frozenset(compatible).union(*compatible.values()):
+        climb(finding)
     return Ontology(
         ancestors,
         {row["id"]: row["kind"] for row in rows},
         {finding: frozenset(others) for finding, others in related.items()},
+        compatible,
     )
 
 
@@ -120,6 +165,8 @@ def clashes(denied: str, asserted: str) -> bool:
 
     True for equal findings, for ancestor and descendant in either direction, and for members of one group of
     `related.csv` (a report may call the same shadow consolidation, infiltrate or atelectasis), their kinds included.
+    Pairs of `compatible.csv` are the exception: radiologists deny the one and assert the other in one report about as
+    often as chance would have it ("basilar atelectasis; no focal consolidation").
     When in doubt it says True: a needless refusal costs one addition, a contradiction costs trust.
 
     Raises:
@@ -129,6 +176,8 @@ def clashes(denied: str, asserted: str) -> bool:
     above_denied, above_asserted = book.ancestors[denied], book.ancestors[asserted]
     if denied in above_asserted or asserted in above_denied:
         return True
+    if above_asserted & book.compatible.get(denied, frozenset()):
+        return False
     groups = frozenset(finding for finding in above_denied if book.kinds[finding] != "group" or finding == denied)
     others = frozenset(finding for finding in above_asserted if book.kinds[finding] != "group" or finding == asserted)
     return any(other in book.related[finding] for finding in groups for other in others)
@@ -141,22 +190,24 @@ def vocabulary(language: str) -> Vocabulary:
     Raises:
         InputError: no tables for the language, an unknown finding, or a phrase with two meanings.
     """
-    if language not in LANGUAGES:
+    if language not in languages():
         raise InputError(
             f"no assertion rules for the language '{language}'",
-            f"one of {', '.join(LANGUAGES)}",
+            f"one of {', '.join(languages())}",
             "set the language column, or add a folder of tables under raymedlt/reports/rules",
         )
     phrases: dict[tuple[str, ...], Term] = {}
     plurals: dict[tuple[str, ...], Term] = {}
     known = ontology().ancestors
-    for tokens, term, plural in _terms(language):
+    reading = _language(language)
+    for tokens, term, noun in _terms(language):
         for finding in (*term.ids, *term.acute_ids):
             if finding not in known:
                 raise InputError(f"rules/{language} name the finding '{finding}'", "an id of rules/findings.csv")
         _add(phrases, tokens, term)
+        plural = _plural(tokens[-1], reading.plurals) if noun else ""
         if plural:
-            plurals.setdefault((*tokens[:-1], _plural(tokens[-1])), term)
+            plurals.setdefault((*tokens[:-1], plural), term)
     phrases = plurals | phrases  # a phrase that the tables spell out wins over a plural made here
     for tokens, term in _properties(language):
         held = phrases.get(tokens, Term(FLAG if term.role == FLAG else PLAIN))
@@ -179,7 +230,9 @@ def vocabulary(language: str) -> Vocabulary:
         node[PHRASE_END] = term
     pairs = {(row["structure"], row["lemma"]): row["finding"] for row in _rows(language, "pairs.csv")}
     sides = {tokens[0]: SIDES[term.role] for tokens, term in phrases.items() if term.role in SIDES and len(tokens) == 1}
-    return Vocabulary(trie, pairs, sides, len(phrases))
+    short = {row["short"]: tuple(row["full"].split()) for row in _rows(language, "abbreviations.csv")}
+    words = frozenset(word for tokens in phrases for word in tokens) | short.keys()
+    return Vocabulary(trie, pairs, sides, len(phrases), short, words, reading)
 
 
 def _add(phrases: dict[tuple[str, ...], Term], tokens: tuple[str, ...], term: Term) -> None:
@@ -194,7 +247,7 @@ def _add(phrases: dict[tuple[str, ...], Term], tokens: tuple[str, ...], term: Te
 
 
 def _terms(language: str) -> Iterator[tuple[tuple[str, ...], Term, bool]]:
-    """Phrases with a meaning of their own, and whether their plural is meant too."""
+    """Phrases with a meaning of their own, and whether they are nouns, whose plural is meant too."""
     for row in _rows(language, "findings.csv"):
         yield from _each(row, Term(FINDING, (row["finding"],), anatomy=row["anatomy"]), plural=True)
     for row in _rows(language, "structures.csv"):
@@ -236,9 +289,8 @@ def expand(pattern: str) -> list[tuple[str, ...]]:
     return [tuple(filter(None, tokens)) for tokens in itertools.product(*choices)] if choices else []
 
 
-def _plural(word: str) -> str:
-    if word.endswith("y"):
-        return word[:-1] + "ies"
-    if word.endswith("is"):
-        return word[:-2] + "es"
-    return word + ("es" if word.endswith(("s", "x", "ch", "sh")) else "s")
+def _plural(word: str, rules: tuple[tuple[str, str], ...]) -> str:
+    for ending, plural in rules:
+        if word.endswith(ending):
+            return word[: len(word) - len(ending)] + plural
+    return ""
