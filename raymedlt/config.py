@@ -155,6 +155,39 @@ class WritingConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class GuardConfig:
+    """Second guards, off by default: they look at what the rules of the guard let pass (not under policy "paper")."""
+
+    nli: str | None = None
+    """Local folder of a natural language inference model (transformers sequence classification, safetensors, labels
+    contradiction, entailment and neutral). It reads each sentence of a report beside each addition. Runs on CPUs."""
+    nli_threshold: float = 0.5
+    """An addition that contradicts any sentence of the report with this probability or more is refused."""
+    nli_batch: int = 64
+    """At most so many pairs of sentences, all of one length, are computed together. It changes the speed alone."""
+    nli_tries: int = 5
+    """Sentences of one cluster that are tried before the cluster is given up for the report."""
+    scores: str | None = None
+    """Parquet file or folder, or CSV file, of an image classifier's calibrated probabilities: the columns image_id,
+    patient_id, split, class, label, probability of jobs/classify.py, and study_id and report_id if they are known."""
+    scheme: Literal["nih14", "chexpert", "padchest"] = "nih14"
+    """Whose class names the scores use."""
+    calibration: str | None = None
+    """Labelled scores (same columns) that the thresholds are set on. Default: the labelled validation rows of `scores`.
+    They must not be of images that the classifier was trained on."""
+    alpha: float = 0.1
+    """Of the studies that truly show a class, at most this share may have its denial pass (split conformal)."""
+
+    def __post_init__(self) -> None:
+        _refuse_credentials("guard.scores", self.scores)
+        _refuse_credentials("guard.calibration", self.calibration)
+        _require(0 < self.nli_threshold <= 1, "guard.nli_threshold", self.nli_threshold, "a probability in (0, 1]")
+        _require(self.nli_batch >= 1, "guard.nli_batch", self.nli_batch, "at least 1")
+        _require(self.nli_tries >= 1, "guard.nli_tries", self.nli_tries, "at least 1")
+        _require(0 < self.alpha < 1, "guard.alpha", self.alpha, "a share in (0, 1)")
+
+
+@dataclass(frozen=True, kw_only=True)
 class EnrichConfig:
     """Enrich radiology reports with the normal statements that they leave out; leave tables, a model and a page."""
 
@@ -168,6 +201,8 @@ class EnrichConfig:
     """The co-occurrence graph."""
     writing: WritingConfig = field(default_factory=WritingConfig)
     """The writing of additions."""
+    guard: GuardConfig = field(default_factory=GuardConfig)
+    """Second guards of the additions."""
     policy: Literal["paper", "safe", "strict"] = "safe"
     """paper: as published (no guard, unclustered sentences skip the report); safe: guarded; strict: all must vouch."""
     control: Literal["semantic", "random", "paraphrase", "none"] = "semantic"
@@ -192,9 +227,102 @@ class EnrichConfig:
 
     def __post_init__(self) -> None:
         _refuse_credentials("output", self.output)
+        second = self.guard.nli is not None or self.guard.scores is not None
+        _require(not second or self.policy != "paper", "policy", self.policy, "safe or strict with a second guard")
         _require(self.variants >= 1, "variants", self.variants, "at least 1")
         _require(self.workers is None or self.workers >= 1, "workers", self.workers, "at least 1")
         _require(self.max_rejected is None or self.max_rejected >= 0, "max_rejected", self.max_rejected, "0 or more")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelsConfig:
+    """Labels to judge additions by, where the reports bring none or others are wanted."""
+
+    path: str | None = None
+    """CSV file or URI with report_id or study_id, and labels ("|" between labels). Default: the reports' own labels."""
+    format: Literal["auto", "openi_mesh", "padchest", "chexpert", "nih14"] = "auto"
+    """Whose labels they are. auto: the scheme whose names they use."""
+
+    def __post_init__(self) -> None:
+        _refuse_credentials("labels.path", self.path)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SheetConfig:
+    """The audit sheet: additions for two readers to judge."""
+
+    items: int = 200
+    """Additions on the sheet, drawn by stratum."""
+    decoys: int = 40
+    """Known errors among them, which an attentive reader marks as contradictions."""
+    read: str | None = None
+    """A filled-in sheet (CSV) to read back: shares, agreement of the readers, decoys caught."""
+    key: str | None = None
+    """The key file of that sheet. Default: sheet/key.csv under `output`."""
+
+    def __post_init__(self) -> None:
+        _refuse_credentials("sheet.read", self.read)
+        _refuse_credentials("sheet.key", self.key)
+        _require(self.items >= 1, "sheet.items", self.items, "at least 1")
+        _require(self.decoys >= 0, "sheet.decoys", self.decoys, "0 or more")
+
+
+EVALUATIONS = ("enrichment",)
+"""What `jobs/evaluate.py --what` can do so far."""
+
+Part = Literal["recovery", "contradiction", "injection", "sheet"]
+PARTS: tuple[Part, ...] = ("recovery", "contradiction", "injection", "sheet")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateConfig:
+    """Audit a finished run: how far can what it added be trusted? Leaves tables, an audit sheet and a page."""
+
+    what: Literal["enrichment", "classifier", "synthesis", "generation"] = "enrichment"
+    """What to evaluate. Only enrichment exists so far."""
+    run: str = "runs/enrich"
+    """Folder or URI of the finished run: what jobs/enrich.py was given as --output."""
+    parts: list[Part] = field(default_factory=lambda: list(PARTS))
+    """recovery: hide sentences and see whether they are offered back; contradiction: additions against label tables;
+    injection: known errors offered to the guard; sheet: a sample for two readers."""
+    labels: LabelsConfig = field(default_factory=LabelsConfig)
+    """Labels for the part contradiction."""
+    folds: int = 5
+    """recovery: one of so many parts of the patients is scored, the others are learnt from."""
+    injected_reports: int = 2000
+    """injection: reports drawn; each is offered at most one error and one good sentence of every kind."""
+    sheet: SheetConfig = field(default_factory=SheetConfig)
+    """The audit sheet."""
+    seed: int = 0
+    """Seed of every random choice."""
+    output: str = "runs/evaluate"
+    """Folder or URI that receives tables, sheet and page. The same command again resumes."""
+    describe: bool = False
+    """Print what would be done and run nothing."""
+    restart: bool = False
+    """Delete this job's earlier results in `output`, the sheet too, and begin anew."""
+    max_rejected: int | None = None
+    """Fail when more cells of a filled-in sheet than this are rejected. Default: no limit."""
+
+    def __post_init__(self) -> None:
+        _require(
+            self.what in EVALUATIONS,
+            "what",
+            self.what,
+            f"{', '.join(EVALUATIONS)} (the others are planned and do not exist yet)",
+        )
+        for key in ("run", "output"):
+            _refuse_credentials(key, getattr(self, key))
+        _require(bool(self.parts) or self.sheet.read is not None, "parts", self.parts, "at least one part")
+        _require(self.folds >= 2, "folds", self.folds, "at least 2")
+        _require(self.injected_reports >= 1, "injected_reports", self.injected_reports, "at least 1")
+        _require(self.max_rejected is None or self.max_rejected >= 0, "max_rejected", self.max_rejected, "0 or more")
+        _require(
+            not (self.restart and self.sheet.read),
+            "restart",
+            self.restart,
+            "no --restart together with --sheet.read: it would delete the key of the filled-in sheet",
+        )
 
 
 def _require(condition: bool, key: str, got: object, expected: str) -> None:

@@ -85,6 +85,8 @@ ADDITIONS = pa.schema(
         ("lift_lower", pa.float32()),
         ("purity", pa.float32()),
         ("guard", pa.string()),  # "passed", or "off" under the policy "paper" and the controls
+        ("guard_nli", pa.float32()),  # largest probability of contradicting a sentence of the report; null: off
+        ("guard_image", pa.string()),  # "passed", "abstained:<why>", or "off"
         ("witness", pa.list_(pa.int32())),  # the report's clusters that vouch for it, and the rest of the drawn set
         ("seed", pa.int64()),
         ("version", pa.string()),
@@ -96,7 +98,7 @@ REFUSALS = pa.schema(
         ("report_id", pa.string()),
         ("cluster_id", pa.int32()),
         ("sentence_key", pa.string()),  # of the cluster's medoid donor
-        ("reason", pa.string()),  # machine-readable: "contradicts:effusion", "restates", ...
+        ("reason", pa.string()),  # "contradicts:effusion", "restates:...", "unread:...", "view:...", "image:...", ...
     ]
 )
 
@@ -136,6 +138,62 @@ EDGES = pa.schema(
         ("lift", pa.float32()),
         ("lift_lower", pa.float32()),
         ("opposite", pa.int32()),  # studies with `source` that state the opposite of `target`
+    ]
+)
+
+
+# What jobs/evaluate.py --what enrichment leaves.
+
+RECOVERY = pa.schema(
+    [
+        ("report_id", pa.string()),
+        ("position", pa.int32()),  # of the hidden sentence among the report's findings
+        ("sentence_key", pa.string()),
+        ("cluster_id", pa.int32()),  # of the clustering of the fitted part, not of the run
+        ("guarded", pa.bool_()),
+        ("outcome", pa.string()),  # "offered", "already said", "contradicts", "not linked", ...
+    ]
+)
+
+CONTRADICTIONS = pa.schema(
+    [
+        ("report_id", pa.string()),
+        ("source", pa.string()),  # "addition", "human": the report's own normal sentence
+        ("sentence", pa.string()),
+        ("denied", pa.string()),  # the finding that the sentence denies
+        ("labelled", pa.string()),  # the finding that the report's labels name
+    ]
+)
+
+INJECTIONS = pa.schema(
+    [
+        ("report_id", pa.string()),
+        ("kind", pa.string()),  # "negation_flip", "side_flip", ...
+        ("good", pa.bool_()),  # true: the sentence belongs to the report; false: a known error
+        ("finding", pa.string()),  # what the sentence speaks of, "" if that isn't known
+        ("sentence", pa.string()),
+        ("origin", pa.string()),  # the report's sentence that an error contradicts; "" where there is none
+        ("reason", pa.string()),  # why the guard refused; "" if it let the sentence through
+    ]
+)
+
+AUDIT_KEY = pa.schema(
+    [
+        ("item", pa.string()),
+        ("report_id", pa.string()),
+        ("sentence_key", pa.string()),
+        ("decoy", pa.string()),  # kind of the injected error; "" for an addition
+        ("band", pa.string()),  # how often the addition's cluster was added: "common", "middle", "rare"
+        ("group", pa.string()),  # what the sentence denies: "lungs", "pleura", ...
+        ("cluster_id", pa.int32()),  # -1 for a decoy
+    ]
+)
+
+VERDICTS = pa.schema(
+    [
+        ("item", pa.string()),
+        ("reader", pa.string()),  # "reader_1", "reader_2"
+        ("verdict", pa.string()),  # "agree", "contradicts", "restates", "unsure"
     ]
 )
 

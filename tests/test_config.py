@@ -186,6 +186,7 @@ def _changed(key: str, value: Any) -> Any:
         "clustering.mode": "certified", "clustering.ties": "simultaneous",
         "control": "random", "reports.columns": {"a": "b"},
         "clustering.second_chance": 0.5, "clustering.recall": 0.9, "graph.min_share": 0.5, "graph.min_purity": 0.5,
+        "guard.alpha": 0.5, "guard.nli_threshold": 0.25,
     }  # fmt: skip
     if key in literals:
         return literals[key]
@@ -193,7 +194,20 @@ def _changed(key: str, value: Any) -> Any:
         return not value
     if isinstance(value, int | float):
         return value + 1
-    return f"{value}x" if key in ("output", "reports.path", "reports.language", "embedding.model") else 7
+    return (
+        f"{value}x"
+        if key
+        in (
+            "output",
+            "reports.path",
+            "reports.language",
+            "embedding.model",
+            "guard.nli",
+            "guard.scores",
+            "guard.calibration",
+        )
+        else 7
+    )
 
 
 def _with(config: EnrichConfig, key: str, value: Any) -> EnrichConfig:

@@ -121,7 +121,7 @@ def read_layout(folder: Path) -> ModelLayout:
     return ModelLayout(known[chosen[0]], max_tokens)
 
 
-def _fix_row_blocks(module: Any, precision: Precision) -> None:
+def fix_row_blocks(module: Any, precision: Precision) -> None:
     """Replace every linear layer below `module` by one that multiplies ROW_BLOCK rows at a time, float32 in and out.
 
     Weights and products are in `precision`. The blocks cost a tenth of the speed; shorter ones cost more.
@@ -157,7 +157,7 @@ def _fix_row_blocks(module: Any, precision: Precision) -> None:
         if isinstance(child, torch.nn.Linear):
             setattr(module, name, BlockLinear(child))
         else:
-            _fix_row_blocks(child, precision)
+            fix_row_blocks(child, precision)
 
 
 class Encoder:
@@ -204,7 +204,7 @@ class Encoder:
                 "check --embedding.model; to download from the hub set HF_HUB_OFFLINE=0",
             ) from error
         if device == "cpu":
-            _fix_row_blocks(self._model, precision)
+            fix_row_blocks(self._model, precision)
         else:
             self._model.to(getattr(torch, precision))
         self._model.to(device).eval()

@@ -4,7 +4,8 @@ corpus.py        reports to distinct sentences
 knowledge.py     clusters, signs, donors, arcs: what is learnt from the training reports
 graph.py         co-occurrence and its evidence
 cliques.py       maximal valid sets
-guard.py         no contradiction, no repetition
+guard/           no contradiction, no repetition; optional second guards (language model, image classifier)
+offers.py        which clusters may be added to a report
 text.py          how additions are put behind the findings
 writing.py       additions with provenance
 policy.py        paper, safe, strict
@@ -13,7 +14,9 @@ memory.py        all of it in memory
 distributed.py   all of it as a Ray job, shard by shard
 finish.py        counts that must agree, card, manifest
 stages.py        what each stage does to one shard
-page.py          the run report (with sections.py, figures.py, clustermap.py)
+evidence.py      additions ordered by their evidence; coverage against contradiction
+page.py          the run report (with sections.py, figures.py, clustermap.py, condition.py, treefigure.py, trust.py)
+audit/           is it true? of a finished run (jobs/evaluate.py)
 
 Source: SemEnrich (arXiv 2604.09887); where raymedlt differs, the module says so.
 """

@@ -26,6 +26,7 @@ from raymedlt.config import EnrichConfig, config_hash, hashed_part
 from raymedlt.embedding.encoder import PrecisionChoice, choose_precision
 from raymedlt.enrichment import finish
 from raymedlt.enrichment.corpus import SECTIONS, Section, distinct, study_ids, training_rows
+from raymedlt.enrichment.guard.second import fingerprints, second_guards
 from raymedlt.enrichment.knowledge import (
     Knowledge,
     SectionFit,
@@ -101,7 +102,8 @@ def run(config: EnrichConfig) -> str:
     began = time.monotonic()
     reader, units = open_source(config)
     storage = Storage.of(config.output)
-    data_hash = content_hash(*units)
+    data_hash = content_hash(*units, *fingerprints(config.guard))
+    second_guards(config.guard)  # a table or model that can't be used ends the run here, not after the clustering
     with (
         Ledger.open(
             storage,

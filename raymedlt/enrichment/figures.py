@@ -262,5 +262,12 @@ def in_words(reason: str) -> str:
     """A machine-readable reason of the guard as a phrase."""
     kind, _, what = reason.partition(":")
     thing = what.replace("_", " ")
-    phrases = {"contradicts": f"contradicts the report: {thing}", "restates": f"the report already says it: no {thing}"}
+    phrases = {
+        "contradicts": f"contradicts the report: {thing}",
+        "restates": f"the report already says it: no {thing}",
+        "unread": f"the report says something unreadable about it: {thing}",
+        "view": f"the study has no {thing} view",
+        "image": f"the image classifier sees {thing}",
+        "nli": "the language model sees a contradiction",
+    }
     return phrases.get(kind, reason.replace("_", " ").replace(":", ": "))

@@ -129,11 +129,6 @@ def warnings_of(outcome: Outcome) -> list[str]:
     rejected = sum(rejected_reasons(outcome).values())
     if rejected:
         found.append(f"{rejected:,} rows were rejected; their reasons are in the table `rejected`.")
-    if outcome.knowledge.language != "en":
-        found.append(
-            f"There are no assertion rules for the reports' language ({_shown(outcome.knowledge.language)}) yet: "
-            "every sentence counts as neutral, so nothing is added."
-        )
     for fit in outcome.fits:
         certificate = fit.clustering.certificate
         found += [f"Clusters of {fit.section.name}: {shortcoming}." for shortcoming in certificate.shortcomings()]
@@ -148,11 +143,6 @@ def warnings_of(outcome: Outcome) -> list[str]:
     if not outcome.knowledge.addable:
         found.append("No cluster may be added: too few normal sentences that repeat.")
     return found
-
-
-def _shown(language: str) -> str:
-    """A language code as it may be printed: it comes from a cell of the source, which might hold anything."""
-    return language if len(language) <= 8 and language.isascii() and language.isalpha() else "unknown"
 
 
 def versions() -> dict[str, str]:

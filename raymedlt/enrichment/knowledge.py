@@ -206,9 +206,7 @@ def learn(findings: SectionFit, impression: SectionFit, config: EnrichConfig, la
 def _donors(fit: SectionFit, members: tuple[int, ...], sign: str, language: str, policy: Policy) -> tuple[Donors, ...]:
     """The members that may be donated, grouped by what they deny; groups in order of their first member."""
     own = {
-        number: guard.signature(guard.judged(fit.section.keys[number], language)[0])
-        for number in members
-        if fit.signs[number] == sign
+        number: guard.signature(fit.section.keys[number], language) for number in members if fit.signs[number] == sign
     }
     said = _shares(own, fit.section.counts)
     groups: dict[guard.Signature, list[int]] = {}

@@ -27,6 +27,7 @@ from raymedlt.enrichment.sections import (
     refused_blocks,
     rejected_blocks,
 )
+from raymedlt.enrichment.trust import evidence_blocks
 from raymedlt.runreport.page import KeyFigure, KeyValues, Page, Section
 
 GUARD_WORDS = {"contradicts": "would contradict", "restates": "already said"}
@@ -84,6 +85,10 @@ def enrichment_page(
         Section(title="Before and after", blocks=examples_blocks(first, first_added, findings, paths)),
         Section(title="What was added", blocks=added_blocks(first, first_added, summary)),
         Section(title="What the guard refused", blocks=refused_blocks(first, refusals, findings, summary, paths)),
+        Section(
+            title="Coverage against contradiction",
+            blocks=evidence_blocks(first, first_added, edges, config, summary),
+        ),
         Section(title="Map of the clusters", blocks=maps_blocks(sentences, clusters, vectors)),
         Section(title="Clusters", blocks=clusters_blocks(clusters, paths)),
         Section(title="What goes together", blocks=graph_blocks(findings, edges, config, paths)),

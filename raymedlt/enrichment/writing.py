@@ -1,8 +1,9 @@
 """Write additions into reports: valid sets, guard, one drawn set, one drawn donor for each of its clusters.
 
 For a report with cluster set F: V(F) = {c not in F, addable, u -> c for every u in F}. A set of additions is valid iff
-every two of its members are linked; the maximal valid sets are the maximal cliques of V(F) (SemEnrich, Figure 4). The
-guard looks first, so that a refused cluster never narrows what else may be added.
+every two of its members are linked; the maximal valid sets are the maximal cliques of V(F) (SemEnrich, Figure 4).
+The text and image guards look first, so that a refused cluster never narrows what else may be added. The NLI guard is
+slow and looks at drawn sentences only; where it refuses one, another of its cluster is drawn.
 """
 
 from __future__ import annotations
@@ -16,79 +17,25 @@ import pyarrow as pa
 from raymedlt import __version__
 from raymedlt.config import EnrichConfig
 from raymedlt.enrichment import guard
-from raymedlt.enrichment.cliques import as_bits, bits, maximal_cliques
-from raymedlt.enrichment.knowledge import Donors, Knowledge
+from raymedlt.enrichment.cliques import bits, maximal_cliques
+from raymedlt.enrichment.guard import report_claims
+from raymedlt.enrichment.guard.image import PASSED, ImageGuard
+from raymedlt.enrichment.guard.nli import CONTRADICTION, Reader, Wishes
+from raymedlt.enrichment.guard.second import OFF, SecondGuards, second_guards
+from raymedlt.enrichment.knowledge import Knowledge
+from raymedlt.enrichment.offers import ImageVerdict, Offer, offer
 from raymedlt.enrichment.text import append, finished
 from raymedlt.reports.sentences import sentence_key, split_sentences
 from raymedlt.schema import ADDITIONS, ENRICHED, REFUSALS, TRAIN
 from raymedlt.seeds import keyed_seed
 
+__all__ = ["Offer", "Written", "offer", "report_claims", "write_reports"]
+
 NO_FINDINGS, OTHER_SPLIT, HAS_NOISE, ALL_NOISE = "no findings", "not training", "unclustered sentence", "no cluster"
 OTHER_LANGUAGE = "another language"
 NOTHING_FITS, ALL_REFUSED, CONTROL_NONE = "nothing goes with all of its findings", "guard refused all", "control"
+NLI_REFUSAL = f"nli:{CONTRADICTION}"
 SAME_TEXT = "drew its own sentences"  # the control "paraphrase" only
-
-
-@dataclass(frozen=True)
-class Offer:
-    """What may be added to one report. passing[c]: donor groups of cluster c that the guard let through."""
-
-    clusters: int  # F, as a bit set
-    noise: int  # unclustered sentences
-    passing: dict[int, tuple[Donors, ...]]
-    refused: dict[int, str]  # cluster -> reason
-
-    @property
-    def offered(self) -> int:
-        """Bit set of the clusters that passed."""
-        return as_bits(self.passing)
-
-
-def report_claims(findings_keys: list[str], impression: str, indication: str, language: str) -> guard.Claims:
-    """What a whole report says: findings (as keys), impression and indication (as text)."""
-    claims = guard.Claims()
-    for key in [*findings_keys, *map(sentence_key, split_sentences(impression))]:
-        claims |= guard.judged(key, language)[1]
-    for sentence in split_sentences(indication):
-        claims |= guard.indication_claims(sentence_key(sentence), language)
-    return claims
-
-
-def offer(knowledge: Knowledge, findings_keys: list[str], claims: guard.Claims) -> Offer:
-    """V(F) of a report, passed through the guard.
-
-    Args:
-        findings_keys: keys of the report's findings sentences; keys that were never fitted count as noise.
-        claims: what the whole report says (`report_claims`).
-    """
-    labels = [knowledge.label_of.get(key, -1) for key in findings_keys]
-    clusters, noise = 0, 0
-    for label in labels:
-        if label < 0:
-            noise += 1
-        else:
-            clusters |= 1 << label
-    if not clusters or (noise and knowledge.policy.skip_noise):
-        return Offer(clusters, noise, {}, {})
-    vouched, vetoed = 0, 0
-    for u in bits(clusters):
-        vouched |= knowledge.forward[u]
-        vetoed |= knowledge.veto[u]
-    valid = vouched & ~vetoed & knowledge.addable & ~clusters
-    passing: dict[int, tuple[Donors, ...]] = {}
-    refused: dict[int, str] = {}
-    for c in bits(valid):
-        groups = knowledge.donors[c]
-        if not knowledge.policy.guard:
-            passing[c] = groups
-            continue
-        reasons = [guard.refusal(group.signature, claims) for group in groups]
-        if passed := tuple(group for group, reason in zip(groups, reasons, strict=True) if reason is None):
-            passing[c] = passed
-        else:
-            largest = max(range(len(groups)), key=lambda i: (len(groups[i].members), -i))
-            refused[c] = str(reasons[largest])
-    return Offer(clusters, noise, passing, refused)
 
 
 @dataclass
@@ -108,14 +55,29 @@ class _Rows:
     refusals: dict[str, list[Any]] = field(default_factory=lambda: {name: [] for name in REFUSALS.names})
 
 
-def write_reports(knowledge: Knowledge, reports: pa.Table, config: EnrichConfig) -> Written:
+def write_reports(
+    knowledge: Knowledge, reports: pa.Table, config: EnrichConfig, second: SecondGuards | None = None
+) -> Written:
     """Enrich `reports` (schema.REPORTS). Rows come out sorted by report id, variant, position.
 
-    A report's additions depend on the knowledge, the seed and the report alone: not on its neighbours in the table.
+    A report's additions depend on the knowledge, the seed, the report and the files of the second guards alone: not on
+    its neighbours in the table. With the NLI guard every report is drawn twice: once to see which pairs of sentences
+    will be asked for, so that the model reads them in large batches, and once with the answers.
+
+    Args:
+        second: the second guards; default what `config.guard` names.
+
+    Raises:
+        ConfigError, InputError: a second guard can't be loaded.
     """
-    writer = _Writer(knowledge, config)
-    for row in sorted(reports.to_pylist(), key=lambda row: str(row["report_id"])):
-        writer.write(row)
+    second = second or second_guards(config.guard)
+    rows_in = sorted(reports.to_pylist(), key=lambda row: str(row["report_id"]))
+    if second.nli is not None:
+        wishes = Wishes()
+        _write_all(_Writer(knowledge, config, wishes, second.image), rows_in)
+        second.nli.compute(wishes.pairs)
+    writer = _Writer(knowledge, config, second.nli, second.image)
+    _write_all(writer, rows_in)
     rows = writer.rows
     summary = {
         "reports": reports.num_rows,
@@ -135,9 +97,29 @@ def write_reports(knowledge: Knowledge, reports: pa.Table, config: EnrichConfig)
     )
 
 
+@dataclass(frozen=True)
+class _Source:
+    """One report as the guards see it."""
+
+    report_id: str
+    claims: guard.Claims
+    premises: tuple[str, ...]  # keys of its sentences, for the NLI guard
+    image: ImageVerdict | None
+    by_nli: set[int] = field(default_factory=set)  # clusters of which the NLI guard refused every sentence tried
+
+
+def _write_all(writer: _Writer, rows: list[dict[str, Any]]) -> None:
+    for row in rows:
+        writer.write(row)
+
+
 class _Writer:
-    def __init__(self, knowledge: Knowledge, config: EnrichConfig) -> None:
+    def __init__(
+        self, knowledge: Knowledge, config: EnrichConfig, nli: Reader | None, image: ImageGuard | None
+    ) -> None:
         self.knowledge, self.config = knowledge, config
+        self.nli = nli if knowledge.policy.guard else None
+        self.image = image if knowledge.policy.guard else None
         self.rows = _Rows()
         self.cliques: dict[int, tuple[list[int], bool]] = {}
         self.with_findings = self.enriched = self.offered = self.cut_off = 0
@@ -150,7 +132,7 @@ class _Writer:
         keys = [sentence_key(sentence) for sentence in split_sentences(row["findings"])]
         why = ""
         found = Offer(0, 0, {}, {})
-        claims = guard.Claims()
+        source = _Source(row["report_id"], guard.Claims(), (), None)
         if not keys:
             why = NO_FINDINGS
         elif row["split"] != TRAIN:
@@ -164,21 +146,34 @@ class _Writer:
             if self.config.control == "paraphrase":
                 self._write_paraphrases(row)
                 return
-            claims = report_claims(keys, row["impression"], row["indication"], self.knowledge.language)
-            found = offer(self.knowledge, keys, claims)
+            source = self._read(row, keys)
+            found = offer(self.knowledge, keys, source.claims, source.image)
             why = self._why_nothing(found)
-            self._refuse(row["report_id"], found)
+            self._refuse(row["report_id"], found.refused)
         self.offered += len(found.passing)
         self.cut_off += not why and not self._valid_sets(found.offered)[1]
         for variant in range(self.config.variants):
             seed = keyed_seed(self.config.seed, row["report_id"], variant)
-            picks = [] if why else self._draw(found, random.Random(seed), claims)
+            picks = [] if why else self._draw(found, random.Random(seed), source)
+            unchanged = why or ("" if picks else ALL_REFUSED)
             if self.config.control == "random":
                 picks = self._random_instead(len(picks), random.Random(seed))
             text = append(row["findings"], [self.knowledge.texts[number] for _, number in picks])
-            self._emit(row, variant, text, len(picks), why)
+            self._emit(row, variant, text, len(picks), unchanged)
             for position, (c, number) in enumerate(picks):
-                self._provenance(row["report_id"], variant, position, c, number, found, picks, seed)
+                self._provenance(source, variant, position, c, number, found, picks, seed)
+        if source.by_nli:
+            self._refuse(row["report_id"], dict.fromkeys(sorted(source.by_nli), NLI_REFUSAL))
+
+    def _read(self, row: dict[str, Any], keys: list[str]) -> _Source:
+        """A report as the guards see it."""
+        claims = report_claims(keys, row["impression"], row["indication"], self.knowledge.language, row["views"])
+        premises: tuple[str, ...] = ()
+        if self.nli is not None:
+            premises = tuple(sorted({*keys, *map(sentence_key, split_sentences(row["impression"]))}))
+        look = self.image
+        image = None if look is None else lambda donor: look.verdict((denial[0] for denial in donor.denials), row)
+        return _Source(row["report_id"], claims, premises, image)
 
     def _write_paraphrases(self, row: dict[str, Any]) -> None:
         """The control "paraphrase": every clustered sentence becomes a random member of its own cluster."""
@@ -204,8 +199,8 @@ class _Writer:
             return ALL_REFUSED if found.refused else NOTHING_FITS
         return ""
 
-    def _refuse(self, report_id: str, found: Offer) -> None:
-        for c, reason in found.refused.items():
+    def _refuse(self, report_id: str, refused: dict[int, str]) -> None:
+        for c, reason in refused.items():
             kind = reason.split(":")[0]
             self.refused[kind] = self.refused.get(kind, 0) + 1
             self._refusal(report_id, c, reason)
@@ -221,12 +216,12 @@ class _Writer:
             self.cliques[offered] = maximal_cliques(self.knowledge.linked, offered, self.config.writing.max_cliques)
         return self.cliques[offered]
 
-    def _draw(self, found: Offer, rng: random.Random, claims: guard.Claims) -> list[tuple[int, int]]:
+    def _draw(self, found: Offer, rng: random.Random, source: _Source) -> list[tuple[int, int]]:
         """One maximal valid set, uniformly; then a donor for each cluster, uniformly. Strongest support first."""
         sets, _ = self._valid_sets(found.offered)
         chosen = sorted(bits(rng.choice(sets)), key=lambda c: (-self._evidence(found, c)[0], c))
         picks: list[tuple[int, int]] = []
-        said = claims
+        said = source.claims
         for c in chosen:
             groups = found.passing[c]
             if self.knowledge.policy.guard:
@@ -235,12 +230,27 @@ class _Writer:
             numbers = sorted(number for group in groups for number in group.members)
             if not numbers:
                 continue
-            number = rng.choice(numbers)
+            number = self._choose(numbers, rng, source)
+            if number is None:
+                source.by_nli.add(c)
+                continue
             picks.append((c, number))
             said |= guard.judged(self.knowledge.keys[number], self.knowledge.language)[1]
             if len(picks) == self.config.writing.max_added:
                 break
         return picks
+
+    def _choose(self, numbers: list[int], rng: random.Random, source: _Source) -> int | None:
+        """One of the sentences, uniformly, that the NLI guard lets pass; None if it refused all that may be tried."""
+        for _ in range(min(len(numbers), self.config.guard.nli_tries)):
+            number = rng.choice(numbers)
+            if self.nli is None or self._contradiction(source, number) < self.config.guard.nli_threshold:
+                return number
+            numbers.remove(number)
+        return None
+
+    def _contradiction(self, source: _Source, number: int) -> float:
+        return 0.0 if self.nli is None else self.nli.probability(source.premises, self.knowledge.keys[number])
 
     def _random_instead(self, count: int, rng: random.Random) -> list[tuple[int, int]]:
         """The control "random": as many sentences, from random clusters of any sign."""
@@ -292,7 +302,7 @@ class _Writer:
 
     def _provenance(
         self,
-        report_id: str,
+        source: _Source,
         variant: int,
         position: int,
         c: int,
@@ -305,7 +315,7 @@ class _Writer:
         knowledge = self.knowledge
         guarded = knowledge.policy.guard and self.config.control == "semantic"
         values = {
-            "report_id": report_id,
+            "report_id": source.report_id,
             "variant": variant,
             "position": position,
             "sentence": finished(knowledge.texts[number]),
@@ -317,10 +327,15 @@ class _Writer:
             "confidence_min": confidence,
             "lift_lower": lift_lower,
             "purity": float(knowledge.purity[c]),
-            "guard": "passed" if guarded else "off",
+            "guard": PASSED if guarded else OFF,
+            "guard_nli": self._contradiction(source, number) if guarded and self.nli is not None else None,
+            "guard_image": source.image(self._signature(number)) if guarded and source.image is not None else OFF,
             "witness": self._witness(found, c, picks),
             "seed": seed,
             "version": __version__,
         }
         for name in ADDITIONS.names:
             self.rows.additions[name].append(values[name])
+
+    def _signature(self, number: int) -> guard.Signature:
+        return guard.signature(self.knowledge.keys[number], self.knowledge.language)

@@ -13,7 +13,7 @@ from raymedlt.reports.sentences import sentence_key, split_sentences
 def verdict(donor: str, findings: str = "", impression: str = "", indication: str = "") -> str | None:
     """Why the donor may not join the report; None if it may."""
     keys = [sentence_key(sentence) for sentence in split_sentences(findings)]
-    return guard.refusal(guard.signature(judge(donor)), report_claims(keys, impression, indication, "en"))
+    return guard.refusal(guard.signature(sentence_key(donor), "en"), report_claims(keys, impression, indication, "en"))
 
 
 @pytest.mark.parametrize(
@@ -28,7 +28,7 @@ def verdict(donor: str, findings: str = "", impression: str = "", indication: st
         ("Heart size is normal.", "The heart is enlarged. No effusion."),
         ("The lungs are clear.", "Right lower lobe pneumonia."),  # a kind of what is denied
         ("No pneumonia.", "There is a focal lung abnormality."),  # what is denied is a kind of it
-        ("No consolidation.", "Patchy atelectasis at the base."),  # one shadow, two words
+        ("No infiltrate.", "Patchy consolidation at the base."),  # one shadow, two words
         ("No pneumothorax.", "Trace apical pneumothorax on the right."),
         ("No acute bony abnormality.", "Acute fracture of a rib."),
     ],
@@ -153,7 +153,7 @@ def test_bilateral_is_no_side():
 
 
 def test_signature_holds_denials_only():
-    signature = guard.signature(judge("No pleural effusion, but the heart is enlarged."))
-    assert [finding for finding, _, _ in signature.denials] == ["pleural_effusion"]
+    signature = guard.signature("no pleural effusion, but the heart is enlarged", "en")
+    assert [denial[0] for denial in signature.denials] == ["pleural_effusion"]
     assert signature.clash & guard.claim_bit("pleural_effusion", "left")
     assert not signature.clash & guard.claim_bit("cardiomegaly")

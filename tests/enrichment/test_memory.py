@@ -103,12 +103,13 @@ def test_a_language_without_rules_is_named():
 # small tables, the real encoder
 
 
-def test_spanish_reports_get_no_additions():
+def test_spanish_reports_get_spanish_additions():
     sentences = ["Sin derrame pleural.", "Pulmones limpios.", "Silueta cardiaca normal.", "No se observa neumotorax."]
     findings = [" ".join(np.random.default_rng(i).permutation(sentences)[:3]) for i in range(30)]
-    result = enrich(report_table(findings, language=["es"] * 30), SMALL)
-    assert result.additions.num_rows == 0
-    assert result.enriched["findings"].equals(result.enriched["enriched_findings"])
+    config = EnrichConfig(clustering=ClusteringConfig(method="kmeans", clusters=4))
+    result = enrich(report_table(findings, language=["es"] * 30), config)
+    assert result.additions.num_rows == 30
+    assert set(result.additions["sentence"].to_pylist()) == set(sentences)
 
 
 def test_impressions_alone_are_enough_to_run():

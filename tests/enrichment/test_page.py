@@ -162,6 +162,68 @@ def test_a_sample_of_the_rows_is_called_a_sample(run):
     assert f"of the first 3 of {run['refusals'].num_rows:,}" in text
 
 
+def evidence_section(run):
+    """The words of the section, and its figure (None where there is none)."""
+    blocks = blocks_of(enrichment_page(**run), "Coverage against contradiction")
+    figure = next((block for block in blocks if isinstance(block, Figure)), None)
+    return blocks[0].text, figure
+
+
+def labelled(run, labels_of):
+    """The run, its reports with the labels that `labels_of` gives for a report id."""
+    labels = pa.array([labels_of(each) for each in run["enriched"]["report_id"].to_pylist()], pa.list_(pa.string()))
+    place = run["enriched"].column_names.index("labels")
+    return {**run, "enriched": run["enriched"].set_column(place, "labels", labels)}
+
+
+def test_additions_are_checked_against_the_labels(run):
+    first = run["additions"]["report_id"][0].as_py()
+    deny = {row["report_id"] for row in run["additions"].to_pylist()}
+    codes = ["Pleural Effusion", "Cardiomegaly", "Pneumothorax", "Opacity/lung", "Nodule/lung"]
+    none, figure = evidence_section(labelled(run, lambda _: ["normal"]))
+    additions = run["additions"].num_rows
+    assert f"OpenI's MeSH codes, which enrichment never sees: 0 of {additions:,} checkable" in none
+    assert figure.data[-1]["text"] == ["this run"]
+    assert figure.data[-1]["x"] == [pytest.approx(100 * len(deny) / run["summary"]["with_findings"])]
+    assert figure.data[-1]["y"] == [0]
+    one, figure = evidence_section(labelled(run, lambda report: codes if report == first else ["normal"]))
+    wrong = run["additions"]["report_id"].to_pylist().count(first)
+    assert f": {wrong} of {additions:,} checkable" in one
+    assert figure.data[-1]["y"] == [pytest.approx(100 * wrong / additions)]
+    names = [trace["name"] for trace in figure.data if trace.get("mode") == "lines"]
+    assert names == ["95 % interval", "lift at least", "confidence at least", "support at least", "opposites at most"]
+
+
+def test_without_labels_the_curve_is_called_an_estimate(run):
+    for given in ([], ["colour of the film"], ["No Indexing"]):
+        text, figure = evidence_section(labelled(run, lambda _, given=given: given))
+        assert "no labels to check additions by" in text
+        assert "estimate" in text
+        assert figure.caption.startswith("Estimate, for want of labels.")
+        assert not any(trace.get("fill") for trace in figure.data)  # no interval
+
+
+def test_curve_of_a_large_run_counts_only_reports_whose_additions_are_all_there(run):
+    half = run["additions"].slice(0, run["additions"].num_rows // 2)
+    ids = run["enriched"]["report_id"].to_pylist()
+    last = half["report_id"][-1].as_py()
+    could = [
+        report
+        for report, why in zip(ids, run["enriched"]["why_unchanged"].to_pylist(), strict=True)
+        if report < last and why != "no findings"
+    ]
+    _, figure = evidence_section({**labelled(run, lambda _: ["normal"]), "additions": half})
+    covered = len({report for report in half["report_id"].to_pylist() if report < last})
+    assert figure.data[-1]["x"] == [pytest.approx(100 * covered / len(could))]
+    assert f"(the first {len(could)} of {run['summary']['with_findings']} reports)" in figure.caption
+
+
+def test_a_control_has_no_evidence_to_draw(run):
+    text, figure = evidence_section({**run, "config": dataclasses.replace(run["config"], control="random")})
+    assert figure is None
+    assert "control 'random'" in text
+
+
 def test_a_run_that_found_nothing_still_has_a_page(run):
     nothing = {
         **run,

@@ -320,7 +320,8 @@ def test_the_paper_has_no_guard_and_skips_reports_with_noise():
     assert paper.refusals.num_rows == 0
     assert {row["guard"] for row in rows(paper.additions)} == {"off"}
     _, safe = written(reports)
-    assert [row["added"] for row in rows(safe.enriched)[-2:]] == [4, 4]
+    # The guard reads "odd words" too, can't, and so lets no general statement ("the aorta is normal") pass beside them.
+    assert [row["added"] for row in rows(safe.enriched)[-2:]] == [4, 3]
 
 
 # controls

@@ -182,8 +182,8 @@ def test_a_report_of_a_megabyte_is_read_if_allowed(tmp_path: Path) -> None:
         assert row["enriched_findings"].startswith(row["findings"])
 
 
-def test_a_language_without_rules_is_left_alone_and_said(tmp_path: Path) -> None:
-    """PadChest's layout, Spanish: every sentence counts as neutral, so nothing is added."""
+def test_spanish_reports_are_enriched(tmp_path: Path) -> None:
+    """PadChest's layout, stemmed Spanish: half of the reports say nothing of the heart, and get it said."""
     texts = [
         "sin derram pleural", "no se observ derram pleural", "sin evident derram pleural", "no hay derram pleural",
         "derram pleural ausent", "siluet cardiac normal", "siluet cardiac de taman normal", "corazon normal",
@@ -191,7 +191,16 @@ def test_a_language_without_rules_is_left_alone_and_said(tmp_path: Path) -> None
     ]  # fmt: skip
     header = ["", "ImageID", "StudyID", "PatientID", "Projection", "ReportID", "Report", "Labels"]
     rows = [
-        [str(i), f"{i}.png", f"s{i}", f"p{i}", "PA", f"r{i}", f" {texts[i % 5]} . {texts[5 + i % 6]} .", "['normal']"]
+        [
+            str(i),
+            f"{i}.png",
+            f"s{i}",
+            f"p{i}",
+            "PA",
+            f"r{i}",
+            f" {texts[i % 5]} . {texts[5 + i % 6]} ." if i % 2 else f" {texts[i % 5]} .",
+            "['normal']",
+        ]
         for i in range(120)
     ]
     source = write_source(tmp_path / "padchest.csv", [dict(zip(header, row, strict=True)) for row in rows], header)
@@ -199,8 +208,6 @@ def test_a_language_without_rules_is_left_alone_and_said(tmp_path: Path) -> None
     assert inside(*arguments_of(source, tmp_path / "run", *clusters, format="padchest")) == 0
     enriched = table(tmp_path / "run", "enriched")
     assert enriched["language"].to_pylist() == ["es"] * 120
-    assert enriched["enriched_findings"].to_pylist() == enriched["findings"].to_pylist()
-    assert table(tmp_path / "run", "additions").num_rows == 0
-    assert set(table(tmp_path / "run", "clusters")["sign"].to_pylist()) == {"neutral"}
-    page = (tmp_path / "run/report.html").read_text()
-    assert "no assertion rules for the reports" in page
+    assert {row["status"] for row in enriched.to_pylist() if len(row["findings"]) < 35} == {"enriched"}
+    assert set(table(tmp_path / "run", "additions")["sign"].to_pylist()) == {"normal"}
+    assert set(table(tmp_path / "run", "clusters")["sign"].to_pylist()) == {"normal"}
