@@ -11,23 +11,19 @@ isn't the expected one or a figure misses its bar.
 from __future__ import annotations
 
 import collections
-import csv
-import hashlib
 import sys
 import time
-from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 from assertion_readers import Reader, engine, keywords, negex, negspacy
 from assertion_silver import compare, silver
-from common import openi_reports, report, share
+from common import labelled_keys, openi_reports, report, share
 
 from raymedlt.clustering.certificate import wilson
-from raymedlt.errors import ConsistencyError, MissingDependencyError
+from raymedlt.errors import MissingDependencyError
 from raymedlt.reports.assertion import judge, judge_many
 from raymedlt.reports.sentences import sentence_key, split_sentences
-
-GOLD = Path(__file__).with_name("gold") / "openi_signs.csv"
 
 # Figure -> (the least, the most) that passes. Counts are exact.
 EXPECTED: dict[str, tuple[float, float]] = {
@@ -69,29 +65,20 @@ def mesh(rows: list[dict[str, Any]], readers: dict[str, Reader]) -> dict[str, An
     return figures
 
 
-def gold(rows: list[dict[str, Any]], readers: dict[str, Reader]) -> dict[str, Any]:
+def gold(reports: pa.Table, readers: dict[str, Reader]) -> dict[str, Any]:
     """Signs against the gold file, whose rows name a sentence by its rank among all keys and the hash of its key.
 
     Raises:
-        ConsistencyError: a rank and its hash don't fit: other reports, or another splitter than the labels'.
+        ConsistencyError: other reports, or another splitter than the labels'.
     """
     spelled: dict[str, str] = {}
-    for row in rows:
+    for row in reports.to_pylist():
         for sentence in split_sentences(row["findings"]) + split_sentences(row["impression"]):
             spelled.setdefault(sentence_key(sentence), sentence)
-    keys = sorted(spelled)
-    with open(GOLD, encoding="utf-8", newline="") as file:
-        labelled = [(int(row["offset"]), row["sha256"], row["sign"]) for row in csv.DictReader(file)]
-    for offset, digest, _ in labelled:
-        if not offset < len(keys) or hashlib.sha256(keys[offset].encode()).hexdigest()[:16] != digest:
-            raise ConsistencyError(
-                f"row with offset {offset} of {GOLD.name} names another sentence",
-                "rank and hash of the sentence key agree",
-                "use the OpenI reports and the sentence splitter that the labels were made with",
-            )
+    labelled = labelled_keys(reports, "openi_signs.csv", "sign")
     figures: dict[str, Any] = {"sentences": len(labelled)}
     for name, reader in readers.items():
-        counts = collections.Counter((sign, reader(spelled[keys[offset]]).sign) for offset, _, sign in labelled)
+        counts = collections.Counter((sign, reader(spelled[key]).sign) for key, sign in labelled.items())
         called = sum(n for (_, got), n in counts.items() if got == "normal")
         are = sum(n for (want, _), n in counts.items() if want == "normal")
         right = counts["normal", "normal"]
@@ -139,13 +126,14 @@ def missed(figures: dict[str, Any]) -> list[str]:
 
 
 def main() -> int:
-    rows = openi_reports().select(["findings", "impression", "labels"]).to_pylist()
+    reports = openi_reports()
+    rows = reports.select(["findings", "impression", "labels"]).to_pylist()
     readers: dict[str, Reader] = {"engine": engine, "negex": negex, "keywords": keywords}
     try:
         readers["negspacy"] = negspacy()
     except MissingDependencyError as error:
         print(error, file=sys.stderr)
-    figures: dict[str, Any] = {"mesh": mesh(rows, readers), "gold": gold(rows, readers), "speed": speed(rows)}
+    figures: dict[str, Any] = {"mesh": mesh(rows, readers), "gold": gold(reports, readers), "speed": speed(rows)}
     try:
         spans = silver()
         figures["silver"] = {name: compare(spans, reader) for name, reader in readers.items()}

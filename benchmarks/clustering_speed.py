@@ -203,7 +203,7 @@ def scale(shrink: int, exact: bool) -> dict[str, Any]:
             searches.append(search)
             failed += _unproved(f"{size} points", fit)
             if exact:
-                all_pairs = measure(ours, path, rows=size, mode="exact")
+                all_pairs = measure(ours, path, rows=size, mode="exact", ties="simultaneous")
                 agreement = adjusted_rand_index(all_pairs.result, fit.result)
                 phases = all_pairs.said
                 row["exact"] = {

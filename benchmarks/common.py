@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import json
 import platform
@@ -16,7 +17,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from raymedlt.config import EnrichConfig
+from raymedlt.enrichment.corpus import sentences_of
 from raymedlt.enrichment.memory import Embedder
+from raymedlt.errors import ConsistencyError
 from raymedlt.reports.readers import open_reader
 from raymedlt.runtime import private_by_default
 from raymedlt.schema import REPORTS
@@ -33,6 +36,27 @@ def reports_of(source: str) -> pa.Table:
     reader = open_reader(None, source)
     rows = pa.concat_tables([batch for unit in reader.units() for batch in reader.read(unit)])
     return rows.filter(pc.is_null(rows["reason"])).select(REPORTS.names)
+
+
+def labelled_keys(reports: pa.Table, name: str, column: str) -> dict[str, str]:
+    """Sentence key -> label of gold/`name`, whose rows name a sentence by its rank among all keys and its key's hash.
+
+    Raises:
+        ConsistencyError: a rank and its hash don't fit: other reports, or another splitter than the labels'.
+    """
+    keys = sorted(set(sentences_of(reports)["sentence_key"].to_pylist()))
+    found: dict[str, str] = {}
+    with open(Path(__file__).with_name("gold") / name, encoding="utf-8", newline="") as file:
+        for row in csv.DictReader(file):
+            offset = int(row["offset"])
+            if not offset < len(keys) or hashlib.sha256(keys[offset].encode()).hexdigest()[:16] != row["sha256"]:
+                raise ConsistencyError(
+                    f"row with offset {offset} of {name} names another sentence",
+                    "rank and hash of the sentence key agree",
+                    "use the reports and the sentence splitter that the labels were made with",
+                )
+            found[keys[offset]] = row[column]
+    return found
 
 
 def remembering(config: EnrichConfig) -> Any:

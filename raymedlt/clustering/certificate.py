@@ -7,6 +7,9 @@ may miss a neighbour; so the certificate measures, by exhaustive search that the
 - wrong edges: an edge joins two groups of points; is there really nothing lighter that leaves the smaller group
   (cut property of minimum spanning trees)? Asked for a sample of edges;
 - agreement: the same settings on a sample of the points, against the exact mode (adjusted Rand index).
+
+The splits that most hangs on are not sampled but checked and mended, before any of this (repair.py). And the margin
+says how narrowly the clusters were chosen (margin.py): what hangs on less than the lists' errors is not known.
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from raymedlt.clustering.neighbours import Index
+from raymedlt.clustering.repair import Cut, across, cut_at, node_sizes
 from raymedlt.clustering.screening import Distances, Ids
 
 Z_95 = 1.959964
@@ -25,6 +29,7 @@ _CHECKED_POINTS = 64  # of one group: a larger group is checked in part
 SOUND_RECALL = 0.98
 SOUND_WRONG_SHARE = 0.02
 SOUND_AGREEMENT = 0.995
+SOUND_MARGIN = 0.01
 
 
 @dataclass(frozen=True)
@@ -38,6 +43,10 @@ class Certificate:
     recall, recall_lower: share of true neighbours in the lists, and the lower end of its 95 % interval (Wilson).
     checked_edges, wrong_edges, wrong_share_upper: sampled edges, those that a lighter edge should replace, and the
         upper end of the 95 % interval of their share.
+    checked_splits, repaired_edges: splits at the top of the hierarchy that were checked by looking everywhere, and
+        lighter edges that this brought into the tree.
+    margin, margin_points, margin_clusters: the narrowest choice between one cluster and those within it, as a share of
+        stability; the points it concerns, and the number of clusters within. None: no choice concerned 5 % of the points.
     sample_points, sample_agreement: adjusted Rand index to the exact mode on so many points; None: not needed.
     """
 
@@ -66,11 +75,17 @@ class Certificate:
     sample_points: int = 0
     sample_agreement: float | None = None
     seconds_checks: float = 0.0
+    checked_splits: int = 0
+    repaired_edges: int = 0
+    seconds_repair: float = 0.0
+    margin: float | None = None
+    margin_points: int = 0
+    margin_clusters: int = 0
 
     @property
     def sound(self) -> bool:
         """Whether the clusters can be taken for those of exhaustive search: everything certified; of a partial index
-        also, with 95 % confidence, at least 98 % recall and at most 2 % wrong edges, and .995 agreement on a sample."""
+        also, with 95 % confidence, at least 98 % recall and at most 2 % wrong edges, .995 agreement on a sample, and no choice by under 1 %."""
         return not self.shortcomings()
 
     def shortcomings(self) -> list[str]:
@@ -93,6 +108,11 @@ class Certificate:
             found.append(
                 f"on a sample of {self.sample_points:,} points the adjusted Rand index to exact mode is"
                 f" {self.sample_agreement:.4f} (expected: at least {SOUND_AGREEMENT})"
+            )
+        if self.sample_agreement is not None and self.margin is not None and self.margin < SOUND_MARGIN:
+            found.append(
+                f"the choice between one cluster of {self.margin_points:,} points and {self.margin_clusters:,} clusters"
+                f" within it hangs on {100 * self.margin:.2g} % of stability: exact search might choose otherwise"
             )
         return found
 
@@ -136,52 +156,23 @@ def wrong_edges(
         linkage: float64 [R-1, 4], rows as in SciPy.
         core_N: core distances. point_of: int64 [R], the point of each row.
     """
-    random = np.random.default_rng(seed)
-    rows = len(linkage) + 1
-    sizes = np.r_[np.ones(rows, np.int64), linkage[:, 3].astype(np.int64)]
-    exhaustive, wrong, done = index.exhaustive(), 0, 0
-    waiting: list[tuple[float, Ids]] = []
-    for number in random.permutation(rows - 1).tolist():
-        if len(waiting) == checked:
+    random, sizes = np.random.default_rng(seed), node_sizes(linkage)
+    cuts = list[Cut]()
+    for merge in random.permutation(len(linkage)).tolist():
+        if len(cuts) == checked:
             break
-        left, right = linkage[number, :2].astype(np.int64)
-        smaller, larger = (left, right) if sizes[left] <= sizes[right] else (right, left)
-        members = np.unique(point_of[_members(linkage, int(smaller), rows)])
-        other = point_of[_members(linkage, int(larger), rows, most=1)]
-        if len(members) > 1 or other[0] != members[0]:  # else copies of one point
-            waiting.append((float(linkage[number, 2]), members))
-    while waiting:  # groups without a common point are asked together
-        component_N, batch, later = np.zeros(len(core_N), np.int32), list[tuple[float, Ids]](), []
-        for weight, members in waiting:
-            if component_N[members].any():
-                later.append((weight, members))
-            else:
-                batch.append((weight, members))
-                component_N[members] = len(batch)
-        asked = np.concatenate([_some(members, random) for _, members in batch])
-        lightest = exhaustive.outside(asked, component_N, core_N).weight_B
-        least = np.full(len(batch) + 1, np.inf)
-        np.minimum.at(least, component_N[asked], lightest)
-        wrong += int((least[1:] < np.array([weight for weight, _ in batch]) * (1 - 1e-9)).sum())
-        done, waiting = done + len(batch), later
-    return wrong, done
+        cut = cut_at(linkage, sizes, merge, point_of)
+        if cut is not None:
+            cuts.append(cut)
+    asked = [_some(cut.members, random) for cut in cuts]
+    exhaustive = index.exhaustive()
+    found = across(cuts, asked, len(core_N), lambda points, parts: exhaustive.outside(points, parts, core_N))
+    lightest = [edges.weight.min(initial=np.inf) for edges in found]
+    return sum(edge < cut.weight * (1 - 1e-9) for edge, cut in zip(lightest, cuts, strict=True)), len(cuts)
 
 
 def _some(members: Ids, random: np.random.Generator) -> Ids:
     return members if len(members) <= _CHECKED_POINTS else np.sort(random.choice(members, _CHECKED_POINTS, False))
-
-
-def _members(linkage: npt.NDArray[np.float64], node: int, rows: int, most: int | None = None) -> Ids:
-    """The rows below a node (the first few, if `most` says so)."""
-    found: list[int] = []
-    stack = [node]
-    while stack and (most is None or len(found) < most):
-        node = stack.pop()
-        if node < rows:
-            found.append(node)
-        else:
-            stack.extend((int(linkage[node - rows, 0]), int(linkage[node - rows, 1])))
-    return np.array(found, np.int64)
 
 
 def adjusted_rand_index(one: npt.NDArray[np.integer], other: npt.NDArray[np.integer]) -> float:

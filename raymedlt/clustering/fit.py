@@ -11,11 +11,12 @@ import numpy as np
 import numpy.typing as npt
 
 from raymedlt.clustering.certificate import Certificate, adjusted_rand_index, index_recall, wilson, wrong_edges
-from raymedlt.clustering.faiss_import import faiss
 from raymedlt.clustering.hierarchy import NO_TREE, flat_clusters
 from raymedlt.clustering.local import LocalFleet
 from raymedlt.clustering.neighbours import Index, probes_for
 from raymedlt.clustering.partition import make_partition
+from raymedlt.clustering.plain import plain_labels
+from raymedlt.clustering.repair import PASSES, SplitChecks, with_edges
 from raymedlt.clustering.screening import Distances, Vectors
 from raymedlt.clustering.spanning_tree import Edges, Fleet, minimum_spanning_tree
 from raymedlt.config import ClusteringConfig
@@ -233,7 +234,23 @@ def grow(
     ties = tree.ties if settings.like_hdbscan(index) else None
     flat = flat_clusters(tree.edges, fleet.core_N, settings.min_cluster_size, weights_N, ties)
     condensed = time.perf_counter()
-    checks = _checks(index, fleet, settings, weights_N, flat.linkage) if index.partial else {}
+    checks = dict[str, Any]()
+    if index.partial:
+        point_of = np.repeat(np.arange(n), 1 if weights_N is None else weights_N)
+        splits, repaired_edges = SplitChecks(fleet, fleet.core_N, point_of, settings.min_cluster_size), 0
+        for _ in range(PASSES):
+            lighter = splits.lighter(flat.linkage)
+            if len(lighter.low) == 0:
+                break
+            tree, taken = with_edges(tree, lighter)
+            repaired_edges += taken
+            flat = flat_clusters(tree.edges, fleet.core_N, settings.min_cluster_size, weights_N, ties)
+        checks = {
+            "checked_splits": splits.splits,
+            "repaired_edges": repaired_edges,
+            "seconds_repair": time.perf_counter() - condensed,
+        }
+        checks |= _checks(index, fleet, settings, weights_N, point_of, flat.linkage)
     certificate = Certificate(
         method="hdbscan",
         mode=settings.mode,
@@ -252,7 +269,10 @@ def grow(
         seconds_neighbours=seconds_neighbours,
         seconds_tree=spanned - began,
         seconds_hierarchy=condensed - spanned,
-        seconds_checks=time.perf_counter() - condensed,
+        seconds_checks=time.perf_counter() - condensed - checks.get("seconds_repair", 0.0),
+        margin=flat.margin.relative if flat.margin.clusters else None,
+        margin_points=flat.margin.points,
+        margin_clusters=flat.margin.clusters,
         **checks,
     )
     return Clustering(
@@ -274,13 +294,13 @@ def _checks(
     fleet: SearchFleet,
     settings: Settings,
     weights_N: npt.NDArray[np.int64] | None,
+    point_of: npt.NDArray[np.int64],
     linkage: npt.NDArray[np.float64],
 ) -> dict[str, Any]:
     """The certificate's samples, for a partial index."""
     n = len(index.vectors_ND)
     sample = _sample(n, _RECALL_SAMPLE, settings.seed, "recall")
     recall, recall_lower = index_recall(index, sample, settings.listed)
-    point_of = np.repeat(np.arange(n), 1 if weights_N is None else weights_N)
     wrong, checked = wrong_edges(
         index, linkage, fleet.core_N, point_of, keyed_seed(settings.seed, "clustering", "wrong edges")
     )
@@ -310,7 +330,7 @@ def cluster(vectors_ND: Vectors, config: ClusteringConfig, seed: int = 0) -> Clu
         return _fit(check_vectors(vectors_ND), settings_of(config, len(vectors_ND), seed))
     vectors = check_vectors(vectors_ND)
     start = time.perf_counter()
-    labels = _renumbered(_dbscan(vectors, config) if config.method == "dbscan" else _kmeans(vectors, config, seed))
+    labels = plain_labels(vectors, config, seed)
     clusters = int(labels.max(initial=-1)) + 1
     certificate = Certificate(
         method=config.method,
@@ -353,39 +373,3 @@ def settings_of(config: ClusteringConfig, points: int, seed: int) -> Settings:
         config.recall,
         config.ties,
     )
-
-
-def _dbscan(vectors: Vectors, config: ClusteringConfig) -> npt.NDArray[np.int64]:
-    from sklearn.cluster import DBSCAN
-
-    # scikit-learn counts the point itself among min_samples
-    fitted = DBSCAN(eps=config.eps, min_samples=config.min_samples).fit(vectors)
-    labels: npt.NDArray[np.int64] = fitted.labels_
-    return labels
-
-
-def _kmeans(vectors: Vectors, config: ClusteringConfig, seed: int) -> npt.NDArray[np.int64]:
-    clusters = min(config.clusters, len(vectors))
-    if clusters == 0:
-        return np.zeros(0, np.int64)
-    kmeans = faiss().Kmeans(
-        vectors.shape[1],
-        clusters,
-        niter=25,
-        seed=seed % 2**31,
-        min_points_per_centroid=1,
-        max_points_per_centroid=10**9,
-    )
-    kmeans.train(vectors)
-    labels: npt.NDArray[np.int64] = kmeans.index.search(vectors, 1)[1].ravel()
-    return labels
-
-
-def _renumbered(labels: npt.NDArray[np.int64]) -> npt.NDArray[np.int32]:
-    """Clusters numbered by their smallest member; -1 stays."""
-    numbers, first, inverse = np.unique(labels, return_index=True, return_inverse=True)
-    rank = np.full(len(numbers), -1, np.int32)
-    clustered = np.flatnonzero(numbers >= 0)
-    rank[clustered[np.argsort(first[clustered])]] = np.arange(len(clustered), dtype=np.int32)
-    result: npt.NDArray[np.int32] = rank[inverse]
-    return result

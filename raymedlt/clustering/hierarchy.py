@@ -18,6 +18,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from raymedlt.clustering.margin import Margin, narrowest
 from raymedlt.clustering.spanning_tree import Edges, joined
 
 NO_TREE: npt.NDArray[np.void] = np.zeros(
@@ -32,7 +33,8 @@ class Flat(NamedTuple):
     labels_N: int32, -1 is noise; clusters are numbered by their smallest member. probabilities_N: float32, 0 for noise.
     persistence_C: float32, stability relative to the largest possible. condensed: hdbscan's condensed tree (fields
     parent, child, lambda_val, child_size), lambda = 1 / distance. exemplars_C: per cluster the points that persist
-    longest in its leaves. linkage: float64 [R-1, 4], the single-linkage tree of the rows (SciPy's format).
+    longest in its leaves. linkage: float64 [R-1, 4], the single-linkage tree of the rows (SciPy's format). margin: of the
+    narrowest decision among them.
     """
 
     labels_N: npt.NDArray[np.int32]
@@ -41,6 +43,7 @@ class Flat(NamedTuple):
     condensed: npt.NDArray[np.void]
     exemplars_C: list[npt.NDArray[np.int64]]
     linkage: npt.NDArray[np.float64]
+    margin: Margin
 
 
 def prim_walk(
@@ -204,7 +207,9 @@ def flat_clusters(
     rows = int(weights_N.sum())
     if rows < max(2, min_cluster_size):
         noise = np.full(points, -1, np.int32)
-        return Flat(noise, np.zeros(points, np.float32), np.zeros(0, np.float32), NO_TREE, [], np.zeros((0, 4)))
+        return Flat(
+            noise, np.zeros(points, np.float32), np.zeros(0, np.float32), NO_TREE, [], np.zeros((0, 4)), Margin()
+        )
     if ties is None:
         linkage = simultaneous_linkage(tree, weights_N, core_N)
     else:
@@ -230,6 +235,7 @@ def flat_clusters(
         condensed,
         [np.unique(point_of[members]) for members in exemplars],
         linkage,
+        narrowest(condensed, stability),
     )
 
 

@@ -10,6 +10,7 @@ from typing import TypeVar
 import numpy as np
 
 from raymedlt.clustering.neighbours import Index, Outside, core_distances
+from raymedlt.clustering.repair import in_rows, mutual_cores, sparsest
 from raymedlt.clustering.screening import ROWS, Distances, Ids
 from raymedlt.clustering.spanning_tree import Components, Contraction, Edges, Lists, list_edges
 
@@ -61,6 +62,13 @@ class LocalFleet:
         for points, lists in zip(blocks, found, strict=True):
             self.core_N[points] = core_distances(lists, min_samples, weights_N, points)
             bound_N[points] = lists.bound_B
+        if index.partial:
+            sparse = in_rows(sparsest(self.core_N))
+            again = side_by_side(lambda points: self._everywhere.neighbours(points, k, min_samples), sparse, threads)
+            for points, lists in zip(sparse, again, strict=True):
+                bound_N[points] = lists.bound_B
+            blocks, found = blocks + sparse, found + again
+            self.core_N = mutual_cores(lambda: zip(blocks, found, strict=True), self.core_N, min_samples, weights_N)
         self.floor_N: Distances = np.maximum(self.core_N, bound_N)
         self.lists = side_by_side(
             lambda pair: Lists(list_edges(pair[0], pair[1], self.core_N)),
