@@ -2,10 +2,10 @@
 
     python benchmarks/enrichment_donors.py [any key of jobs/enrich.py]
 
-OpenI findings sentences were read one by one, by their text alone: all donors of policy "safe" among some 240 that it
+OpenI findings sentences were read one by one, by their text alone: all donors of policy "safe" among some 250 that it
 doesn't donate. One reader, no radiologist. Verdicts: fit (only denies, or states what is normal), dull (harmless, but a
-word is missing), unfit (leans on its own report), abnormal. gold/openi_donors.csv names a sentence by its rank among all
-sentence keys and the hash of its key. Fails when a sentence read as abnormal is donated.
+word is missing), unfit (leans on its own report), abnormal. gold/openi_donors.csv names a sentence by its rank among
+all sentence keys and the hash of its key. Fails when a sentence read as abnormal is donated.
 """
 
 from __future__ import annotations

@@ -12,14 +12,13 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 from common import openi_reports, remembering, report, share
 from enrichment_contradiction import offers
-from enrichment_recovery import fold, score, with_unseen
 
 from raymedlt.config import EnrichConfig, parse
 from raymedlt.enrichment import policy
+from raymedlt.enrichment.audit.recovery import hide_and_recover
 from raymedlt.enrichment.memory import fit
 
 PAPER, SAFE = policy.POLICIES["paper"], policy.POLICIES["safe"]
@@ -49,17 +48,14 @@ def measure(table: pa.Table, chosen: policy.Policy, options: dict[str, Any]) -> 
     embed = remembering(config)
     knowledge, _ = fit(table, config, embed)
     tally = offers(knowledge, table.to_pylist(), config.seed)
-    folds = np.array([fold(patient) for patient in table["patient_id"].to_pylist()])
-    held_out = table.filter(pa.array(folds == 0))
-    knowledge, fits = fit(table.filter(pa.array(folds != 0)), config, embed)
-    recovery = score(with_unseen(knowledge, fits[0], held_out, config), held_out)
+    recovery = hide_and_recover(table, config, embed).figures()
     return {
         "coverage": share(tally.covered, tally.reports),
         "offers": tally.all,
         "contradicting_of_all": share(tally.contradicting, tally.all),
         "contradicting_of_checkable": share(tally.contradicting, tally.checkable),
-        "recovered": recovery["recovered"],
-        "recovered_by_an_offer": recovery["offered"],
+        "recovered": recovery["recovered"]["value"],
+        "recovered_by_an_offer": recovery["offered"]["value"],
     }
 
 

@@ -125,8 +125,8 @@ class GraphConfig:
     """An arc needs more than this number of training studies that hold both clusters."""
     veto_expected: float = 5.0
     """A missing arc u -> c is a veto only where chance alone would have shown this many studies with both (Cochran's
-    rule: smaller expected counts can't tell). 0 makes every missing arc a veto, as in the paper (and under the policies
-    "paper" and "strict")."""
+    rule: smaller expected counts can't tell). 0 makes every missing arc a veto, as in the paper (and under the
+    policies "paper" and "strict")."""
     min_purity: float = 0.95
     """A cluster whose sentences agree less than this on their sign is "mixed" and never added."""
 
@@ -204,7 +204,9 @@ class EnrichConfig:
     guard: GuardConfig = field(default_factory=GuardConfig)
     """Second guards of the additions."""
     policy: Literal["paper", "safe", "strict"] = "safe"
-    """paper: as published (no guard, unclustered sentences skip the report); safe: guarded; strict: all must vouch."""
+    """paper: as published (no guard, unclustered sentences skip the report); safe: guarded; strict: also, all
+    clusters of a report must vouch for an addition, and nothing joins a cluster late. safe without late joiners
+    (clustering.second_chance 1) lies between."""
     control: Literal["semantic", "random", "paraphrase", "none"] = "semantic"
     """semantic: the method; random, paraphrase, none: controls for ablation studies."""
     variants: int = 1

@@ -46,7 +46,7 @@ class Certificate:
     checked_splits, repaired_edges: splits at the top of the hierarchy that were checked by looking everywhere, and
         lighter edges that this brought into the tree.
     margin, margin_points, margin_clusters: the narrowest choice between one cluster and those within it, as a share of
-        stability; the points it concerns, and the number of clusters within. None: no choice concerned 5 % of the points.
+        stability; the points it concerns, the number of clusters within. None: no choice concerned 5 % of the points.
     sample_points, sample_agreement: adjusted Rand index to the exact mode on so many points; None: not needed.
     """
 
@@ -85,7 +85,8 @@ class Certificate:
     @property
     def sound(self) -> bool:
         """Whether the clusters can be taken for those of exhaustive search: everything certified; of a partial index
-        also, with 95 % confidence, at least 98 % recall and at most 2 % wrong edges, .995 agreement on a sample, and no choice by under 1 %."""
+        also, with 95 % confidence, at least 98 % recall and at most 2 % wrong edges, .995 agreement on a sample, and
+        no choice of clusters that hangs on less than 1 % of stability."""
         return not self.shortcomings()
 
     def shortcomings(self) -> list[str]:
@@ -167,8 +168,8 @@ def wrong_edges(
     asked = [_some(cut.members, random) for cut in cuts]
     exhaustive = index.exhaustive()
     found = across(cuts, asked, len(core_N), lambda points, parts: exhaustive.outside(points, parts, core_N))
-    lightest = [edges.weight.min(initial=np.inf) for edges in found]
-    return sum(edge < cut.weight * (1 - 1e-9) for edge, cut in zip(lightest, cuts, strict=True)), len(cuts)
+    wrong = [edges.weight.min(initial=np.inf) < cut.weight * (1 - 1e-9) for edges, cut in zip(found, cuts, strict=True)]
+    return int(sum(wrong)), len(cuts)
 
 
 def _some(members: Ids, random: np.random.Generator) -> Ids:

@@ -16,7 +16,7 @@ import contextlib
 import functools
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -26,6 +26,7 @@ import pyarrow as pa
 from raymedlt.clustering.fit import Clustering, Settings, build_index, grow
 from raymedlt.clustering.neighbours import Index, Neighbours, Outside, core_distances
 from raymedlt.clustering.partition import Partition
+from raymedlt.clustering.repair import Part, in_rows, mutual_cores, sparsest
 from raymedlt.clustering.screening import ROWS, Ids, Vectors
 from raymedlt.clustering.spanning_tree import Components, Contraction, Edges, Lists, list_edges
 from raymedlt.ledger import Ledger, LedgerHandle
@@ -164,11 +165,30 @@ class RayFleet:
                     self.ledger.check_lock()
                     advance(len(self.shards[shard]))
         storage = self.ledger.storage
-        for shard, points in self.shards.items():
-            table = storage.read_table(_lists_file(shard), ["core", "bound"])
-            self.core_N[points] = table["core"].to_numpy()
-            self.floor_N[points] = np.maximum(self.core_N[points], table["bound"].to_numpy())
+        bound_N = np.zeros(len(self.core_N))
+
+        def read(shards: Iterable[str]) -> None:
+            for shard in shards:
+                table = storage.read_table(_lists_file(shard), ["core", "bound"])
+                self.core_N[self.shards[shard]] = table["core"].to_numpy()
+                bound_N[self.shards[shard]] = table["bound"].to_numpy()
+
+        read(self.shards)
+        if self.index.partial:
+            groups = in_rows(sparsest(self.core_N))
+            sparse = {f"{self.name}-sparse-{number:05d}": points for number, points in enumerate(groups)}
+            pending = self.ledger.pending(NEIGHBOURS, list(sparse))
+            for _ in self._spread(pending, lambda actor, shard: actor.neighbours.remote(shard, sparse[shard])):
+                self.ledger.check_lock()
+            self.shards |= sparse
+            read(sparse)
+            self.core_N = mutual_cores(self._parts, self.core_N, self.settings.min_samples)
+        self.floor_N = np.maximum(self.core_N, bound_N)
         self._core = ray.put(self.core_N)
+
+    def _parts(self) -> Iterator[Part]:
+        for shard, points in self.shards.items():
+            yield points, _listed(self.ledger.storage.read_table(_lists_file(shard)))
 
     def minima(self, component_N: Components, contraction: Contraction | None) -> tuple[Edges, Edges]:
         """See `spanning_tree.Fleet`. Each actor answers for its own shards."""
@@ -255,6 +275,16 @@ def _lists_file(shard: str) -> str:
     return f"_work/neighbours/{shard}.parquet"
 
 
+def _listed(table: pa.Table) -> Neighbours:
+    """A shard's lists, as they were written."""
+    rows = table.num_rows
+    return Neighbours(
+        table["ids"].combine_chunks().flatten().to_numpy(zero_copy_only=False).reshape(rows, -1).astype(np.int64),
+        table["distances"].combine_chunks().flatten().to_numpy(zero_copy_only=False).reshape(rows, -1),
+        table["bound"].to_numpy(),
+    )
+
+
 class _Searcher:
     """One worker: searches the shared index, and keeps the lists of the shards it was asked about."""
 
@@ -287,15 +317,17 @@ class _Searcher:
     def _everywhere(self) -> Index:
         return self._index.exhaustive()
 
-    def neighbours(self, shard: str) -> None:
-        """Search, write and commit one shard's lists."""
+    def neighbours(self, shard: str, everywhere: Ids | None = None) -> None:
+        """Search, write and commit one shard's lists: its points near themselves, or these points everywhere."""
         if self._handle.done(NEIGHBOURS, shard) is not None:
             return  # the attempt before committed, then its worker died
-        points = self._shards[shard]
-        found = self._index.neighbours(points, self._settings.listed, self._settings.min_samples)
+        points = self._shards[shard] if everywhere is None else everywhere
+        index = self._index if everywhere is None else self._everywhere
+        found = index.neighbours(points, self._settings.listed, self._settings.min_samples)
         width = found.ids_BK.shape[1]
         table = pa.table(
             {
+                "point": points,
                 "ids": _lists(found.ids_BK.astype(np.int32), width),
                 "distances": _lists(found.distances_BK, width),
                 "bound": found.bound_B,
@@ -324,13 +356,7 @@ class _Searcher:
 
     def _read(self, shard: str, core_N: npt.NDArray[np.float64]) -> Lists:
         table = self._handle.storage.read_table(_lists_file(shard))
-        rows = table.num_rows
-        found = Neighbours(
-            table["ids"].combine_chunks().flatten().to_numpy(zero_copy_only=False).reshape(rows, -1).astype(np.int64),
-            table["distances"].combine_chunks().flatten().to_numpy(zero_copy_only=False).reshape(rows, -1),
-            table["bound"].to_numpy(),
-        )
-        return Lists(list_edges(self._shards[shard], found, core_N))
+        return Lists(list_edges(table["point"].to_numpy(), _listed(table), core_N))
 
     def outside(self, points_B: Ids, component: list[Any], core: list[Any], exhaustive: bool) -> Outside:
         """See `Index.outside`."""

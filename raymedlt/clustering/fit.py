@@ -16,7 +16,7 @@ from raymedlt.clustering.local import LocalFleet
 from raymedlt.clustering.neighbours import Index, probes_for
 from raymedlt.clustering.partition import make_partition
 from raymedlt.clustering.plain import plain_labels
-from raymedlt.clustering.repair import PASSES, SplitChecks, with_edges
+from raymedlt.clustering.repair import PASSES, SplitChecks
 from raymedlt.clustering.screening import Distances, Vectors
 from raymedlt.clustering.spanning_tree import Edges, Fleet, minimum_spanning_tree
 from raymedlt.config import ClusteringConfig
@@ -237,20 +237,20 @@ def grow(
     checks = dict[str, Any]()
     if index.partial:
         point_of = np.repeat(np.arange(n), 1 if weights_N is None else weights_N)
-        splits, repaired_edges = SplitChecks(fleet, fleet.core_N, point_of, settings.min_cluster_size), 0
+        splits = SplitChecks(fleet, fleet.core_N, point_of, settings.min_cluster_size)
         for _ in range(PASSES):
-            lighter = splits.lighter(flat.linkage)
-            if len(lighter.low) == 0:
+            mended = splits.mended(tree, flat.linkage)
+            if mended is tree:
                 break
-            tree, taken = with_edges(tree, lighter)
-            repaired_edges += taken
+            tree = mended
             flat = flat_clusters(tree.edges, fleet.core_N, settings.min_cluster_size, weights_N, ties)
-        checks = {
+        repaired = time.perf_counter()
+        checks = _checks(index, fleet, settings, weights_N, point_of, flat.linkage) | {
             "checked_splits": splits.splits,
-            "repaired_edges": repaired_edges,
-            "seconds_repair": time.perf_counter() - condensed,
+            "repaired_edges": splits.repaired_edges,
+            "seconds_repair": repaired - condensed,
+            "seconds_checks": time.perf_counter() - repaired,
         }
-        checks |= _checks(index, fleet, settings, weights_N, point_of, flat.linkage)
     certificate = Certificate(
         method="hdbscan",
         mode=settings.mode,
@@ -269,7 +269,6 @@ def grow(
         seconds_neighbours=seconds_neighbours,
         seconds_tree=spanned - began,
         seconds_hierarchy=condensed - spanned,
-        seconds_checks=time.perf_counter() - condensed - checks.get("seconds_repair", 0.0),
         margin=flat.margin.relative if flat.margin.clusters else None,
         margin_points=flat.margin.points,
         margin_clusters=flat.margin.clusters,

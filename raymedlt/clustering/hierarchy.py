@@ -33,8 +33,8 @@ class Flat(NamedTuple):
     labels_N: int32, -1 is noise; clusters are numbered by their smallest member. probabilities_N: float32, 0 for noise.
     persistence_C: float32, stability relative to the largest possible. condensed: hdbscan's condensed tree (fields
     parent, child, lambda_val, child_size), lambda = 1 / distance. exemplars_C: per cluster the points that persist
-    longest in its leaves. linkage: float64 [R-1, 4], the single-linkage tree of the rows (SciPy's format). margin: of the
-    narrowest decision among them.
+    longest in its leaves. linkage: float64 [R-1, 4], the single-linkage tree of the rows (SciPy's format).
+    margin: the narrowest decision for or against a large cluster.
     """
 
     labels_N: npt.NDArray[np.int32]

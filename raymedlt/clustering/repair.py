@@ -39,7 +39,8 @@ Part = tuple[Ids, Neighbours]
 def sparsest(core_N: Distances) -> Ids:
     """The points that look everywhere: those with the largest core distances (the smaller number first)."""
     count = min(len(core_N) // _SPARSE_SHARE, _SEARCHES)
-    return np.sort(np.argsort(-core_N, kind="stable")[:count])
+    points: Ids = np.sort(np.argsort(-core_N, kind="stable")[:count])
+    return points
 
 
 def in_rows(points: Ids) -> list[Ids]:
@@ -100,7 +101,8 @@ class Cut(NamedTuple):
 
 def node_sizes(linkage: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
     """Rows below each node of a single-linkage tree, int64 [2 R - 1]."""
-    return np.r_[np.ones(len(linkage) + 1, np.int64), linkage[:, 3].astype(np.int64)]
+    sizes: npt.NDArray[np.int64] = np.r_[np.ones(len(linkage) + 1, np.int64), linkage[:, 3].astype(np.int64)]
+    return sizes
 
 
 def cut_at(linkage: npt.NDArray[np.float64], sizes: npt.NDArray[np.int64], merge: int, point_of: Ids) -> Cut | None:
@@ -168,14 +170,23 @@ class SplitChecks:
         core_N: core distances, as in the tree. point_of: int64 [R], the point of each row.
         min_cluster_size: a split has so many rows on both sides.
 
-    `splits`: so many were checked so far; `searches`: points that looked everywhere for it.
+    `splits`: so many were checked so far; `repaired_edges`: so many edges came into the tree by it.
     """
 
     def __init__(self, fleet: Fleet, core_N: Distances, point_of: Ids, min_cluster_size: int) -> None:
         self.fleet, self.core_N, self.point_of, self.min_cluster_size = fleet, core_N, point_of, min_cluster_size
-        self.splits = self.searches = 0
+        self.splits = self.repaired_edges = 0
         self._left = max(min(len(core_N) // _SPARSE_SHARE, _SEARCHES), _LEAST_SEARCHES)
         self._seen: set[bytes] = set()
+
+    def mended(self, tree: SpanningTree, linkage: npt.NDArray[np.float64]) -> SpanningTree:
+        """The tree with what `lighter` finds; the same object if that is nothing."""
+        found = self.lighter(linkage)
+        if len(found.low) == 0:
+            return tree
+        tree, taken = with_edges(tree, found)
+        self.repaired_edges += taken
+        return tree
 
     def lighter(self, linkage: npt.NDArray[np.float64]) -> Edges:
         """Edges that are lighter than the split they cross, of the splits not checked yet, the largest parents first.
@@ -203,7 +214,6 @@ class SplitChecks:
                 cuts.append(cut)
                 asked.append(np.sort(border))
                 self._left -= len(border)
-                self.searches += len(border)
         found = across(cuts, asked, len(self.core_N), lambda points, parts: self.fleet.outside(points, parts, True))
         return Edges.concatenate(
             [edges.take(edges.weight < cut.weight * (1 - 1e-9)) for edges, cut in zip(found, cuts, strict=True)]

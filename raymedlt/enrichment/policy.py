@@ -1,4 +1,14 @@
-"""What the three policies switch."""
+"""What the three policies switch.
+
+On OpenI (benchmarks/enrichment_levers.py; contradictions by the human codes, recovery on unseen patients):
+
+| policy | reports given an addition | offers that contradict | hidden sentences recovered |
+|---|---|---|---|
+| paper | 7 % | 1.1 % | 18 % |
+| safe | 87 % | 0.22 % | 87 % |
+| safe, clustering.second_chance 1 (none) | 77 % | 0.09 % | 82 % |
+| strict | 35 % | 0.07 % | 65 % |
+"""
 
 from __future__ import annotations
 
@@ -53,7 +63,7 @@ POLICIES = {
         guard=True,
         signs=("normal",),
         both_ways=True,
-        second_chance=True,
+        second_chance=False,
         all_veto=True,
         min_typical=0.5,
     ),

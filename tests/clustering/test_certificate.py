@@ -250,6 +250,10 @@ def _certificate(**changes: object) -> Certificate:
             {"checked_edges": 100, "wrong_edges": 3, "wrong_share_upper": 0.085},
             "3 of 100 sampled edges are wrong: up to 8.5 %",
         ),
+        (
+            {"sample_agreement": 1.0, "margin": 0.0007, "margin_points": 50, "margin_clusters": 7},
+            "the choice between one cluster of 50 points and 7 clusters within it hangs on 0.07 % of stability",
+        ),
     ],
 )
 def test_each_shortcoming_is_said(changes: dict[str, object], words: str):
@@ -259,3 +263,8 @@ def test_each_shortcoming_is_said(changes: dict[str, object], words: str):
     assert not certificate.sound
     assert len(certificate.shortcomings()) == 1
     assert words in certificate.shortcomings()[0]
+
+
+def test_a_narrow_choice_is_no_shortcoming_where_everything_was_looked_at():
+    assert _certificate(margin=0.0007, margin_points=50, margin_clusters=7).sound
+    assert _certificate(margin=0.011, margin_points=50, margin_clusters=7, sample_agreement=1.0).sound
