@@ -28,8 +28,8 @@ from raymedlt.clustering.spanning_tree import Components, Edges, Fleet, Spanning
 
 PASSES = 3
 _SPARSE_SHARE = 50  # one point in so many has a list from everywhere
-_SEARCHES = 8192  # beyond so many, more points would make this quadratic
-_LEAST_SEARCHES = 2048
+_SPLIT_SHARE = 25  # as many searches as one point in so many, for splits
+_SEARCHES = 8192  # at most, for either: a share of all points would make this quadratic
 _ASKED = 256  # points of one side of a split
 
 Part = tuple[Ids, Neighbours]
@@ -176,7 +176,7 @@ class SplitChecks:
     def __init__(self, fleet: Fleet, core_N: Distances, point_of: Ids, min_cluster_size: int) -> None:
         self.fleet, self.core_N, self.point_of, self.min_cluster_size = fleet, core_N, point_of, min_cluster_size
         self.splits = self.repaired_edges = 0
-        self._left = max(min(len(core_N) // _SPARSE_SHARE, _SEARCHES), _LEAST_SEARCHES)
+        self._left = min(len(core_N) // _SPLIT_SHARE, _SEARCHES)
         self._seen: set[bytes] = set()
 
     def mended(self, tree: SpanningTree, linkage: npt.NDArray[np.float64]) -> SpanningTree:

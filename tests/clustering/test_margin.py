@@ -7,7 +7,7 @@ import pytest
 from clustering_reference import DATA, blobs
 from hdbscan._hdbscan_tree import compute_stability
 
-from raymedlt.clustering import hdbscan_fit
+from raymedlt.clustering import Certificate, hdbscan_fit
 from raymedlt.clustering.hierarchy import NO_TREE
 from raymedlt.clustering.margin import Margin, narrowest
 
@@ -78,15 +78,16 @@ def test_a_knife_edge_is_found_on_real_points():
     left, right, far = blobs(100, 2, 1, 1), blobs(100, 2, 1, 1), blobs(100, 2, 1, 2) + np.float32(30)
     right = right + np.random.default_rng(0).normal(size=right.shape).astype(np.float32) * np.float32(0.05)
 
-    def at(gap: float) -> tuple[int, float]:
+    def at(gap: float) -> Certificate:
         shifted = right + np.array([gap, 0], np.float32)
-        certificate = hdbscan_fit(np.concatenate([left, shifted, far]), min_cluster_size=30).certificate
-        return certificate.clusters, certificate.margin or np.inf
+        return hdbscan_fit(np.concatenate([left, shifted, far]), min_cluster_size=30).certificate
 
     near, apart = 0.5, 12.0
-    assert (at(near)[0], at(apart)[0]) == (2, 3)
-    for _ in range(30):
+    assert (at(near).clusters, at(apart).clusters) == (2, 3)
+    for _ in range(20):
         middle = (near + apart) / 2
-        near, apart = (middle, apart) if at(middle)[0] == 2 else (near, middle)
-    assert at(apart)[0] != at(near)[0]
-    print(at(near), at(apart), near, apart)
+        near, apart = (middle, apart) if at(middle).clusters == 2 else (near, middle)
+    for certificate in (at(near), at(apart)):
+        assert certificate.margin is not None
+        assert certificate.margin < 1e-3
+        assert (certificate.margin_points, certificate.margin_clusters) == (200, 2)
