@@ -29,7 +29,7 @@ _CHECKED_POINTS = 64  # of one group: a larger group is checked in part
 SOUND_RECALL = 0.98
 SOUND_WRONG_SHARE = 0.02
 SOUND_AGREEMENT = 0.995
-SOUND_MARGIN = 0.01
+SOUND_MARGIN = 0.01  # with repaired lists stabilities move by less than this, see docs/scaling.md
 
 
 @dataclass(frozen=True)

@@ -11,14 +11,14 @@ import numpy as np
 import numpy.typing as npt
 
 from raymedlt.clustering.certificate import Certificate, adjusted_rand_index, index_recall, wilson, wrong_edges
-from raymedlt.clustering.hierarchy import NO_TREE, flat_clusters
+from raymedlt.clustering.hierarchy import NO_TREE, flat_clusters, row_linkage
 from raymedlt.clustering.local import LocalFleet
 from raymedlt.clustering.neighbours import Index, probes_for
 from raymedlt.clustering.partition import make_partition
 from raymedlt.clustering.plain import plain_labels
 from raymedlt.clustering.repair import PASSES, SplitChecks
 from raymedlt.clustering.screening import Distances, Vectors
-from raymedlt.clustering.spanning_tree import Edges, Fleet, minimum_spanning_tree
+from raymedlt.clustering.spanning_tree import Edges, Fleet, SpanningTree, minimum_spanning_tree
 from raymedlt.config import ClusteringConfig
 from raymedlt.errors import InputError
 from raymedlt.seeds import keyed_seed
@@ -232,25 +232,12 @@ def grow(
     tree = minimum_spanning_tree(fleet.floor_N, fleet, partial=index.partial, most_exhaustive=n // _EXHAUSTIVE_SHARE)
     spanned = time.perf_counter()
     ties = tree.ties if settings.like_hdbscan(index) else None
-    flat = flat_clusters(tree.edges, fleet.core_N, settings.min_cluster_size, weights_N, ties)
-    condensed = time.perf_counter()
-    checks = dict[str, Any]()
+    linkage, repair = None, dict[str, Any]()
     if index.partial:
-        point_of = np.repeat(np.arange(n), 1 if weights_N is None else weights_N)
-        splits = SplitChecks(fleet, fleet.core_N, point_of, settings.min_cluster_size)
-        for _ in range(PASSES):
-            mended = splits.mended(tree, flat.linkage)
-            if mended is tree:
-                break
-            tree = mended
-            flat = flat_clusters(tree.edges, fleet.core_N, settings.min_cluster_size, weights_N, ties)
-        repaired = time.perf_counter()
-        checks = _checks(index, fleet, settings, weights_N, point_of, flat.linkage) | {
-            "checked_splits": splits.splits,
-            "repaired_edges": splits.repaired_edges,
-            "seconds_repair": repaired - condensed,
-            "seconds_checks": time.perf_counter() - repaired,
-        }
+        tree, linkage, repair = _repaired(tree, fleet, settings, weights_N, ties)
+    flat = flat_clusters(tree.edges, fleet.core_N, settings.min_cluster_size, weights_N, ties, linkage)
+    condensed = time.perf_counter()
+    checks = _checks(index, fleet, settings, weights_N, flat.linkage) if index.partial else {}
     certificate = Certificate(
         method="hdbscan",
         mode=settings.mode,
@@ -268,10 +255,12 @@ def grow(
         rounds=tree.rounds,
         seconds_neighbours=seconds_neighbours,
         seconds_tree=spanned - began,
-        seconds_hierarchy=condensed - spanned,
+        seconds_hierarchy=condensed - spanned - repair.get("seconds_repair", 0.0),
+        seconds_checks=time.perf_counter() - condensed,
         margin=flat.margin.relative if flat.margin.clusters else None,
         margin_points=flat.margin.points,
         margin_clusters=flat.margin.clusters,
+        **repair,
         **checks,
     )
     return Clustering(
@@ -288,12 +277,38 @@ def grow(
     )
 
 
+def _repaired(
+    tree: SpanningTree,
+    fleet: SearchFleet,
+    settings: Settings,
+    weights_N: npt.NDArray[np.int64] | None,
+    ties: Edges | None,
+) -> tuple[SpanningTree, npt.NDArray[np.float64], dict[str, Any]]:
+    """The tree and its linkage after the splits of the largest nodes were mended, and what the certificate says."""
+    linkage = row_linkage(tree.edges, fleet.core_N, weights_N, ties)
+    began = time.perf_counter()
+    point_of = _point_of(len(fleet.core_N), weights_N)
+    checks = SplitChecks(fleet, fleet.core_N, point_of, settings.min_cluster_size)
+    for _ in range(PASSES):
+        mended = checks.mended(tree, linkage)
+        if mended is tree:
+            break
+        tree, linkage = mended, row_linkage(mended.edges, fleet.core_N, weights_N, ties)
+    seconds = time.perf_counter() - began
+    said = {"checked_splits": checks.splits, "repaired_edges": checks.repaired_edges, "seconds_repair": seconds}
+    return tree, linkage, said
+
+
+def _point_of(points: int, weights_N: npt.NDArray[np.int64] | None) -> npt.NDArray[np.int64]:
+    """The point of each row of the hierarchy."""
+    return np.repeat(np.arange(points), 1 if weights_N is None else weights_N)
+
+
 def _checks(
     index: Index,
     fleet: SearchFleet,
     settings: Settings,
     weights_N: npt.NDArray[np.int64] | None,
-    point_of: npt.NDArray[np.int64],
     linkage: npt.NDArray[np.float64],
 ) -> dict[str, Any]:
     """The certificate's samples, for a partial index."""
@@ -301,7 +316,7 @@ def _checks(
     sample = _sample(n, _RECALL_SAMPLE, settings.seed, "recall")
     recall, recall_lower = index_recall(index, sample, settings.listed)
     wrong, checked = wrong_edges(
-        index, linkage, fleet.core_N, point_of, keyed_seed(settings.seed, "clustering", "wrong edges")
+        index, linkage, fleet.core_N, _point_of(n, weights_N), keyed_seed(settings.seed, "clustering", "wrong edges")
     )
     part = _sample(n, _AGREEMENT_SAMPLE, settings.seed, "agreement")
     smaller = index.vectors_ND[part]

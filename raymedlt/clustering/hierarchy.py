@@ -184,12 +184,26 @@ def _pieces(pairs: list[tuple[int, int]]) -> list[list[int]]:
     return list({id(group): group for group in group_of.values()}.values())
 
 
+def row_linkage(
+    tree: Edges, core_N: npt.NDArray[np.float64], weights_N: npt.NDArray[np.int64] | None, ties: Edges | None
+) -> npt.NDArray[np.float64]:
+    """The single-linkage tree of the rows, float64 [R-1, 4]; arguments as for `flat_clusters`."""
+    weights_N = np.ones(len(core_N), np.int64) if weights_N is None else weights_N
+    if ties is None:
+        return simultaneous_linkage(tree, weights_N, core_N)
+    source, target, weight = prim_walk(joined(tree, ties), weights_N, core_N)
+    # The default argsort is hdbscan's too, and it decides which of two equal merges comes first.
+    order = np.argsort(weight)
+    return single_linkage(source[order], target[order], weight[order])
+
+
 def flat_clusters(
     tree: Edges,
     core_N: npt.NDArray[np.float64],
     min_cluster_size: int,
     weights_N: npt.NDArray[np.int64] | None = None,
     ties: Edges | None = None,
+    linkage: npt.NDArray[np.float64] | None = None,
 ) -> Flat:
     """Condense the single-linkage tree and choose the most stable clusters (excess of mass).
 
@@ -199,6 +213,7 @@ def flat_clusters(
         weights_N: int64 [N], how many coincident points each point stands for; default one each.
         ties: edges that other minimum spanning trees may hold: equal distances are then taken in hdbscan's order
             (`prim_walk`). Default: all at once (`simultaneous_linkage`).
+        linkage: `row_linkage` of all this, if it is known already.
     """
     from hdbscan._hdbscan_tree import compute_stability, condense_tree, get_clusters
 
@@ -210,13 +225,8 @@ def flat_clusters(
         return Flat(
             noise, np.zeros(points, np.float32), np.zeros(0, np.float32), NO_TREE, [], np.zeros((0, 4)), Margin()
         )
-    if ties is None:
-        linkage = simultaneous_linkage(tree, weights_N, core_N)
-    else:
-        source, target, weight = prim_walk(joined(tree, ties), weights_N, core_N)
-        # The default argsort is hdbscan's too, and it decides which of two equal merges comes first.
-        order = np.argsort(weight)
-        linkage = single_linkage(source[order], target[order], weight[order])
+    if linkage is None:
+        linkage = row_linkage(tree, core_N, weights_N, ties)
     condensed = condense_tree(linkage, min_cluster_size)
     stability = compute_stability(condensed)
     labels, probabilities, persistence = get_clusters(condensed, dict(stability))

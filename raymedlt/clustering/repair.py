@@ -29,7 +29,7 @@ from raymedlt.clustering.spanning_tree import Components, Edges, Fleet, Spanning
 PASSES = 3
 _SPARSE_SHARE = 50  # one point in so many has a list from everywhere
 _SPLIT_SHARE = 25  # as many searches as one point in so many, for splits
-_SEARCHES = 8192  # at most, for either: a share of all points would make this quadratic
+_SEARCHES = 4096  # at most, for either: a share of all points would make this quadratic
 _ASKED = 256  # points of one side of a split
 
 Part = tuple[Ids, Neighbours]

@@ -36,6 +36,8 @@ def evidence_blocks(
     if not additions.num_rows:
         return [Paragraph("No report got an addition, so there is no curve.")]
     enriched, additions, sample = _judged_rows(enriched, additions, summary)
+    if not additions.num_rows:
+        return [Paragraph("The sample of this page holds no whole report with an addition, so there is no curve.")]
     evidence = evidence_of(additions, edges)
     labels, languages = (
         dict(zip(enriched["report_id"].to_pylist(), enriched[name].to_pylist(), strict=True))

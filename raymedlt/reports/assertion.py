@@ -172,7 +172,9 @@ def _side(claim: Claim, claims: list[Claim], items: list[Item]) -> str:
     here = claim.item.chunk
     first, last = _statement(claim, claims, items)
     stated = {item.chunk for item in items if item.term.role not in _LENDS_ITS_SIDE}
-    chunks = {here} | ({here - 1, here + 1} - stated)
+    ended = {item.chunk for item in items if item.term.role in ("stop", "break")}
+    neighbours = ({here - 1} - ended) | ({here + 1} if here not in ended else set())
+    chunks = {here} | (neighbours - stated)
     sides = [item for item in items if item.side and item.chunk in chunks and first <= item.start < last]
     names = {item.side for item in sides}
     alone = all(other.item is claim.item or other.item.chunk != here for other in claims)

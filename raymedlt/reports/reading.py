@@ -53,6 +53,7 @@ _HANDLERS: dict[str, Callable[[Scope, int, Item], None]] = {
     "not_seen": cues.not_seen,
     "not_evidence": cues.double,
     "gone": cues.gone,
+    "removed": cues.removed,
     "no_change": cues.no_change,
     "no_change_in": cues.no_change_in,
     "nothing_acute": cues.nothing_acute,

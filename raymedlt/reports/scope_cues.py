@@ -9,7 +9,7 @@ from raymedlt.reports.phrases import Item
 from raymedlt.reports.scope import ABSENT, GONE, PRESENT, REACH_OF_NOT, UNCERTAIN, Scope
 from raymedlt.reports.scope_claims import generic, normal
 from raymedlt.reports.scope_ends import aside
-from raymedlt.reports.vocabulary import ABNORMAL, FINDING
+from raymedlt.reports.vocabulary import ABNORMAL, FINDING, STRUCTURE, ontology
 
 _NOTHING = frozenset({"", "stop", "question"})  # the roles behind a cue that nothing follows
 _PREDICATES = frozenset({FINDING, ABNORMAL, "break", "degree"})
@@ -73,7 +73,7 @@ def deny_post(scope: Scope, index: int, item: Item) -> None:
     said = scope.just_said()
     for claim in said:
         claim.assertion = ABSENT
-    if not said and scope.role_after(index) == FINDING:  # "absent effusion"
+    if not said and scope.role_after(index) in (FINDING, STRUCTURE):  # "absent effusion"
         scope.open(index, ABSENT)
     elif not said:  # "the angles are excluded" from the film
         limited(scope, index, item)
@@ -113,6 +113,18 @@ def gone(scope: Scope, index: int, item: Item) -> None:
             claim.assertion = ABSENT
             claim.kind = GONE
     else:
+        scope.open(index, ABSENT)
+
+
+def removed(scope: Scope, index: int, item: Item) -> None:
+    """What is removed is a device: "pneumothorax after removal of the chest tube" denies the tube alone."""
+    scope.cues.add("gone")
+    kinds = ontology().kinds
+    said = [claim for claim in scope.just_said() if claim.kind == FINDING and kinds[claim.finding] == "device"]
+    for claim in said:
+        claim.assertion = ABSENT
+        claim.kind = GONE
+    if not said and scope.role_after(index) in (FINDING, STRUCTURE):
         scope.open(index, ABSENT)
 
 

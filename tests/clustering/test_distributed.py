@@ -80,6 +80,8 @@ def test_a_partial_index_is_shared_too(
     with opened(tmp_path) as ledger:
         found = on_ray(vectors, ledger, settings)
     assert "cells" in found.certificate.search
+    assert found.certificate.checked_splits == single.certificate.checked_splits > 0
+    assert found.certificate.repaired_edges == single.certificate.repaired_edges
     same(found, single)
     with opened(tmp_path) as ledger:
         monkeypatch.setattr(fit_module, "make_partition", None)  # cells are read back, not made again

@@ -165,6 +165,22 @@ UNREAD = [
     (Report("No interval change."), "Heart size is normal.", "unread:"),
     (Report("Unchanged exam."), "The lungs are clear.", "unread:"),
     (Report("Abnormal appearance, cause unclear."), "The lungs are clear.", "contradicts:"),
+    (Report("No effusion on the right, moderate on the left."), "No pleural effusion.", "unread:pleural_effusion"),
+    (Report("No pneumothorax is seen on the left."), "No pneumothorax.", "unread:pneumothorax"),
+    (Report("Small right pneumothorax after chest tube removal."), "No pneumothorax.", "contradicts:pneumothorax"),
+    (
+        Report("Endotracheal tube in standard position. No significant interval change."),
+        "The lungs are clear.",
+        "unread:",
+    ),
+    (Report("There is little overall change."), "The lungs are clear.", "unread:"),
+    (Report("Again seen is XXXX in the right lung."), "The lungs are clear.", "unread:"),
+    (Report("The lungs are unchanged."), "The lungs are clear.", "unread:"),
+    (Report("Interval improvement in the right lung."), "The lungs are clear.", "unread:"),
+    (Report("A lesion is seen in the left lung."), "The lungs are clear.", "contradicts:"),
+    (Report("Deep sulcus sign on the left."), "No pneumothorax.", "contradicts:pneumothorax"),
+    (Report("Opacification of the left hemithorax."), "No pleural effusion.", "contradicts:pleural_effusion"),
+    (Report("Fluid overload."), "No pulmonary edema.", "contradicts:pulmonary_edema"),
     (Report("The osseous structures XXXX."), "The osseous structures are intact.", "unread:"),
 ]
 

@@ -189,7 +189,9 @@ def _label_file(path: str) -> tuple[str, dict[str, list[str]]]:
     columns = [column for column in ("report_id", "study_id") if column in names]
     if not columns or "labels" not in names:
         raise InputError(
-            f"--labels.path has the columns {names[:20]}", "report_id or study_id, and labels", "rename the columns"
+            f"the file of --labels.path has {len(names)} columns and lacks report_id or study_id, or labels",
+            "report_id or study_id, and labels",
+            "rename the columns",
         )
     by_name: dict[str, list[str]] = {}
     for row in rows:

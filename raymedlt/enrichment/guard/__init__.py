@@ -8,14 +8,17 @@ A donor sentence denies things (only normal sentences are donated). Whatever the
 side, a device, a sex, a view, another body part, a time, a comparison, a number, a technique, a placeholder or a word
 that the vocabulary lacks: "unfit:<flag>". Against a report it is refused when
 * it denies what findings, impression or indication assert, or what a device or a removed organ implies:
-  "contradicts:<finding>";
+  "contradicts:<finding>" (an acute disease of the indication, or one that need not show on a film, speaks against its
+  own denial only, not against "the lungs are clear");
 * the report denies the same already, or more: "restates:<finding>";
-* the report speaks of the same structure in words that nobody could read ("the heart is XXXX", "stable silhouette",
-  "not well seen", unknown words): "unread:<finding>";
-* it speaks of what only a view shows that the study lacks: "view:lateral", "view:frontal".
+* the report speaks of the same structure in words that nobody could read ("the heart is XXXX", "not well seen", unknown
+  words), of one side only, or calls the chest unchanged and describes nothing: "unread:<finding>";
+* it speaks of what only a view shows that the study lacks: "view:lateral", "view:frontal";
+* a second guard says so: "nli:contradiction", "image:<class>".
 
-Cost of doubt: a sentence of the report that can't be read never lets an addition about its structure pass, and one that
-names no structure stops every general statement ("the lungs are clear"), though not a specific one ("no pneumothorax").
+Cost of doubt: a sentence of the report that can't be read lets no addition about its structure pass (but see
+`reading.unread` for comparisons), and one that names no structure stops general statements ("the lungs are clear"),
+though not specific ones ("no pneumothorax").
 
     claims.py    bit sets of claims, and which of them conflict
     reading.py   what a whole report says, implies and leaves unread

@@ -57,7 +57,7 @@ def _conflict(denied: str, asserted: str) -> bool:
         return True  # a chest with a pacemaker isn't simply normal, and a catheter is a foreign body
     if asserted == "device_wires" and denied == "bone_abnormality":
         return True  # sternal wires: the bones aren't intact
-    if asserted == UNSPECIFIED and book.kinds[denied] == "group" and denied not in _NAMED_WHEN_ABNORMAL:
+    if asserted in (UNSPECIFIED, "lesion") and book.kinds[denied] == "group" and denied not in _NAMED_WHEN_ABNORMAL:
         return True  # it may be there
     return clashes(denied, asserted)
 
@@ -105,13 +105,26 @@ def both_sides(claims: int) -> int:
     return claims | (claims >> 1 & claims >> 2 & _open_sides())
 
 
+def one_sided(claims: int) -> int:
+    """The claims without a side of findings that `claims` holds for one side only."""
+    return (claims >> 1 ^ claims >> 2) & _open_sides() & ~claims
+
+
+@cache
+def devices() -> int:
+    """All claims of devices."""
+    kinds = ontology().kinds
+    return sum(claim_bit(finding, side) for finding in _numbers() if kinds[finding] == "device" for side in SIDES)
+
+
 @dataclass(frozen=True, slots=True)
 class Claims:
     """What a sentence or a report says, as bit sets of claims.
 
     unread: findings that the report may assert, in words that could not be read. unseen: bit set of the views that
     the study lacks (of `reading.VIEWS`). history: diseases of the indication that may not show on the film.
-    unchanged: 1 if a sentence calls the whole chest unchanged and nothing else.
+    unchanged: 1 if a sentence calls the whole chest unchanged and says nothing else; it counts where nothing but
+    devices is asserted.
     """
 
     asserted: int = 0

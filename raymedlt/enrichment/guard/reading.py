@@ -16,7 +16,17 @@ from dataclasses import dataclass, replace
 from functools import cache, lru_cache
 from importlib.resources import files
 
-from raymedlt.enrichment.guard.claims import REMEMBERED, SIDES, UNSPECIFIED, Claims, both_sides, claim_bit, judged
+from raymedlt.enrichment.guard.claims import (
+    REMEMBERED,
+    SIDES,
+    UNSPECIFIED,
+    Claims,
+    both_sides,
+    claim_bit,
+    devices,
+    judged,
+    one_sided,
+)
 from raymedlt.reports.assertion import Judgement
 from raymedlt.reports.breaks import restore
 from raymedlt.reports.phrases import Item, find_phrases
@@ -29,7 +39,8 @@ _VIEW_NAMES = {
     LATERAL: frozenset({"lateral", "lat", "ll", "l"}),
     FRONTAL: frozenset({"frontal", "pa", "ap", "posteroanterior", "anteroposterior"}),
 }
-_ACUTE = "acute_cardiopulmonary_abnormality"  # its kinds pass: a pneumonia of the history need not be there any more
+# "Indication: pneumonia" is a question or the past: the film that answers it need not show any.
+_ACUTE = "acute_cardiopulmonary_abnormality"
 # Diseases that a patient may have while the film is normal: in an indication they speak against their own denial only.
 UNSEEN = frozenset(
     [
@@ -61,6 +72,7 @@ EXPLAINS_AN_OPACITY = frozenset(
 _SEGMENT_ENDS = frozenset({"comma", "and", "break", "stop", "with", "except"})
 _NOT_READ = frozenset({"unknown_word", "placeholder", "limitation", "otherwise"})
 _NOT_ABOUT_THE_CHEST = frozenset({"recommendation", "communication", "question"})
+_CENTRAL = frozenset({"aorta", "cardiomediastinum", "chest", "heart", "heart_size", "hilum", "mediastinum"})
 _ABOUT_THE_FILM = frozenset({"technique", "date", "patient", "lateral_view", "frontal_view", "sex"})
 
 
@@ -160,16 +172,17 @@ def unread(sentence_key: str, judgement: Judgement, language: str) -> int:
 
     A part of the sentence (between commas and "and"s) without any claim counts when it holds an unknown word, a
     placeholder or a limitation: each structure that it names may be abnormal. So does a sentence without any claim at
-    all, unless it compares: of a heart that is "stable" and not called abnormal elsewhere, human codes say the same as
-    of one that nobody mentions. If it has unknown words and names no structure, an abnormality without a name is
+    all, unless it is about the film. If it has unknown words and names no structure, an abnormality without a name is
     assumed.
+
+    A heart or mediastinum that is only "stable" counts as read: of such reports human codes say the same as of those
+    that don't mention it. Lungs that are "unchanged" or "improved" don't.
     """
     flags = judgement.flags
-    if "comparison" in flags and not judgement.mentions and not flags & {"unknown_word", "limitation"}:
-        return 0
+    about_the_film = bool(flags & _ABOUT_THE_FILM) and "limitation" not in flags
     if not judgement.mentions:
         heading = "header" in flags and "placeholder" not in flags
-        if heading or flags & _NOT_ABOUT_THE_CHEST or (flags & _ABOUT_THE_FILM and "limitation" not in flags):
+        if heading or flags & _NOT_ABOUT_THE_CHEST or (about_the_film and not flags & _NOT_READ):
             return 0
     elif not flags & _NOT_READ:
         return 0
@@ -177,6 +190,11 @@ def unread(sentence_key: str, judgement: Judgement, language: str) -> int:
     items = find_phrases(sentence_key, book)
     if book.language.restore_breaks:
         items = restore(items)
+    if not judgement.mentions and "comparison" in flags and not flags & {"unknown_word", "limitation"}:
+        persists = any(item.term.role in ("persist", "no_change") for item in items)
+        central = all(item.term.name in _CENTRAL for item in items if item.term.role == STRUCTURE)
+        if not persists or (central and "placeholder" not in flags):
+            return 0
     bits, named = 0, False
     for segment in _segments(items):
         structures = [item for item in segment if item.term.role == STRUCTURE and item.term.name != "chest"]
@@ -184,11 +202,12 @@ def unread(sentence_key: str, judgement: Judgement, language: str) -> int:
         start, end = segment[0].start, segment[-1].end
         if any(start <= mention.start < end for mention in judgement.mentions):
             continue
-        if judgement.mentions and not any(item.term.flags & _NOT_READ for item in segment):
+        if (judgement.mentions or about_the_film) and not any(item.term.flags & _NOT_READ for item in segment):
             continue
         for item in structures:
             bits |= _bits(item.term.ids)
-    if not judgement.mentions and not named and "unknown_word" in flags and "comparison" not in flags:
+    nameless = not judgement.mentions and not named and not about_the_film
+    if nameless and "unknown_word" in flags and "comparison" not in flags:
         bits |= claim_bit(UNSPECIFIED)
     return bits
 
@@ -213,8 +232,7 @@ def indication_claims(sentence_key: str, language: str) -> Claims:
             continue
         bit = claim_bit(mention.finding, mention.side)
         if mention.assertion in ("present", "historical"):
-            past = mention.assertion == "historical" and is_a(mention.finding, _ACUTE)
-            if past or mention.finding in UNSEEN:
+            if is_a(mention.finding, _ACUTE) or mention.finding in UNSEEN:
                 history |= bit
             else:
                 asserted |= bit
@@ -226,8 +244,10 @@ def indication_claims(sentence_key: str, language: str) -> Claims:
 def unseen_views(views: Sequence[str]) -> int:
     """Bit set (of VIEWS) of the views that a study lacks; 0 if it names none or one that we don't know."""
     seen = 0
-    for name in views:
+    for name in filter(None, views):
         words = set(re.split(r"[\W_]+", name.lower()))
+        if words & {"decub", "decubitus"}:
+            return 0
         kinds = [place for place, view in enumerate(VIEWS) if words & _VIEW_NAMES[view]]
         if not kinds:
             return 0
@@ -249,6 +269,8 @@ def report_claims(
         claims |= sentence_claims(key, language)
     for sentence in split_sentences(indication):
         claims |= indication_claims(sentence_key(sentence), language)
-    if claims.unchanged and not claims.asserted:  # unchanged since a film that nobody describes here
+    if claims.unchanged and not claims.asserted & ~devices():  # unchanged since a film that nobody describes here
         claims |= Claims(unread=claim_bit("chest_abnormality"))
-    return replace(claims, denied=both_sides(claims.denied))
+    denied = both_sides(claims.denied)
+    # "No effusion on the right" leaves the left open, however the report goes on.
+    return replace(claims, denied=denied, unread=claims.unread | one_sided(denied))

@@ -8,6 +8,7 @@ from functools import lru_cache
 
 from raymedlt.enrichment.guard.claims import (
     REMEMBERED,
+    UNSPECIFIED,
     Claims,
     clash_mask,
     cover_mask,
@@ -109,7 +110,7 @@ def unfit(judgement: Judgement, text: str) -> str | None:
         return "unfit:run_together"
     if judgement.flags:
         return f"unfit:{min(judgement.flags, key=lambda flag: (flag == 'anaphora', flag))}"  # "this" tells least
-    if not any(mention.assertion == "absent" for mention in judgement.mentions):
+    if all(mention.assertion != "absent" or mention.finding == UNSPECIFIED for mention in judgement.mentions):
         return "unfit:says_nothing"
     if any(plain_side(mention.side) for mention in judgement.mentions):
         # "The left lung is clear" tells of a right one that isn't, and nothing vouches for a side.
@@ -126,6 +127,7 @@ def verdict(sentence: str, report: Claims, language: str = "en") -> str | None:
     judgement, _ = judged(key, language)
     return (
         unfit(judgement, finished(sentence))
+        or (None if judgement.sign == "normal" else f"unfit:{judgement.sign}_sentence")
         or refusal(signature(key, language), report)
         or view_refusal(key, report, language)
     )
