@@ -11,8 +11,8 @@ peers       hdbscan, scikit-learn, fast_hdbscan (pip install -e '.[bench]') and 
             20,000 PadChest sentences; 8 minutes, 7 GB. --sizes 5000 runs some; --slow adds hdbscan's default at 20,000.
 padchest    all 75,198 distinct PadChest sentences and the floor: the search of all neighbours alone; 10 minutes.
             --hdbscan adds the library's default on the same vectors, 40 minutes on one core.
-scale       100,000 to 1,000,000 synthetic vectors of 384 dimensions in certified mode; 30 minutes, 10 GB.
-            --exact adds exact mode, as long again.
+scale       100,000 to 1,000,000 synthetic vectors of 384 dimensions in certified mode; 10 minutes, 10 GB.
+            --exact adds exact mode, 30 minutes more.
 distributed two Ray workers of one thread against one process of two, on all PadChest sentences; 2 minutes.
 
 Embedding PadChest's sentences takes some minutes once; vectors are kept in the temporary folder. Every part prints its

@@ -97,6 +97,19 @@ def certificate_items(certificate: Certificate) -> list[_Item]:
                 f"at most {100 * certificate.wrong_share_upper:.2f} % with 95 % confidence",
             ),
         ]
+    if certificate.checked_splits:
+        items.append(
+            ("Splits checked", f"{certificate.checked_splits:,}", f"{certificate.repaired_edges:,} edges repaired")
+        )
+    if certificate.margin is not None:
+        items.append(
+            (
+                "Narrowest choice",
+                f"{100 * certificate.margin:.2f} %",
+                f"of stability, for {certificate.margin_points:,} points as one cluster or as"
+                f" {certificate.margin_clusters:,}",
+            )
+        )
     if certificate.sample_agreement is not None:
         items.append(
             (
@@ -109,6 +122,7 @@ def certificate_items(certificate: Certificate) -> list[_Item]:
         "neighbours": certificate.seconds_neighbours,
         "tree": certificate.seconds_tree,
         "hierarchy": certificate.seconds_hierarchy,
+        "repair": certificate.seconds_repair,
         "checks": certificate.seconds_checks,
     }
     parts = ", ".join(f"{name} {value:.2f}" for name, value in seconds.items())
