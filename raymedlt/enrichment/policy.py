@@ -5,8 +5,8 @@ On OpenI (benchmarks/enrichment_levers.py; contradictions by the human codes, re
 | policy | reports given an addition | offers that contradict | hidden sentences recovered |
 |---|---|---|---|
 | paper | 7 % | 1.1 % | 18 % |
-| safe | 87 % | 0.22 % | 87 % |
-| safe, clustering.second_chance 1 (none) | 77 % | 0.09 % | 82 % |
+| safe | 87 % | 0.17 % | 87 % |
+| safe, clustering.second_chance 1 (none) | 76 % | 0.07 % | 82 % |
 | strict | 35 % | 0.07 % | 65 % |
 """
 
