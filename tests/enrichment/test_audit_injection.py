@@ -91,7 +91,7 @@ def test_seed_and_reports_decide():
 
 def test_the_writer_asks_in_this_order():
     claims = report_claims(["small pleural effusion"], "", "", "en")
-    assert verdict("There is an effusion.", claims, "en") == "unfit:abnormal_sentence"
+    assert verdict("There is an effusion.", claims, "en") == "unfit:says_nothing"
     assert verdict("No left pleural effusion.", claims, "en") == "unfit:one_sided"
     assert verdict("No pleural effusion.", claims, "en") == "contradicts:pleural_effusion"
     assert verdict("No acute bony abnormality.", claims, "en") == ""
