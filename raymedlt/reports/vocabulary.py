@@ -10,11 +10,13 @@ A language is a folder of tables. Its `language.csv` says how its words are read
 from __future__ import annotations
 
 import csv
+import hashlib
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 from raymedlt.errors import InputError
@@ -181,6 +183,16 @@ def clashes(denied: str, asserted: str) -> bool:
     groups = frozenset(finding for finding in above_denied if book.kinds[finding] != "group" or finding == denied)
     others = frozenset(finding for finding in above_asserted if book.kinds[finding] != "group" or finding == asserted)
     return any(other in book.related[finding] for finding in groups for other in others)
+
+
+@cache
+def tables_hash() -> str:
+    """Sixteen hexadecimal digits that change when any rule table of the package changes, the guard's and the audit's
+    included: judgements made under other tables are not to be mixed."""
+    digest = hashlib.sha256()
+    for path in sorted(Path(str(files("raymedlt"))).rglob("*.csv")):
+        digest.update(path.name.encode() + b":" + path.read_bytes())
+    return digest.hexdigest()[:16]
 
 
 @cache

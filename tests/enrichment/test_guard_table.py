@@ -181,6 +181,7 @@ UNREAD = [
     (Report("Deep sulcus sign on the left."), "No pneumothorax.", "contradicts:pneumothorax"),
     (Report("Opacification of the left hemithorax."), "No pleural effusion.", "contradicts:pleural_effusion"),
     (Report("Fluid overload."), "No pulmonary edema.", "contradicts:pulmonary_edema"),
+    (Report("Heart size is normal."), "Small effusion but no pneumothorax.", "unfit:mixed_sentence"),
     (Report("The osseous structures XXXX."), "The osseous structures are intact.", "unread:"),
 ]
 

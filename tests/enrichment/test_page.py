@@ -218,6 +218,14 @@ def test_curve_of_a_large_run_counts_only_reports_whose_additions_are_all_there(
     assert f"(the first {len(could)} of {run['summary']['with_findings']} reports)" in figure.caption
 
 
+def test_a_sample_without_a_whole_report_has_no_curve(run):
+    """The page sees the first additions only; those of one report may not all be among them."""
+    summary = {**run["summary"], "added": {"5": 1}}
+    text, figure = evidence_section({**run, "additions": run["additions"].slice(0, 1), "summary": summary})
+    assert "no whole report with an addition" in text
+    assert figure is None
+
+
 def test_a_control_has_no_evidence_to_draw(run):
     text, figure = evidence_section({**run, "config": dataclasses.replace(run["config"], control="random")})
     assert figure is None

@@ -178,6 +178,47 @@ def test_parts_may_come_one_by_one(words: list[str], tmp_path: Path) -> None:
     assert list(figures(tmp_path / "evaluate")) == ["recovery", "injection"]
 
 
+def test_what_was_done_before_stays_on_the_page(words: list[str], copy: Path) -> None:
+    assert inside(*words, "--output", str(copy), "--parts", "[sheet]") == 0
+    assert list(figures(copy)) == ["recovery", "contradiction", "injection", "sheet"]
+    assert "Hide and recover" in (copy / "report.html").read_text()
+
+
+def test_a_spanish_run_of_one_patient_says_what_is_left_out(tmp_path: Path) -> None:
+    """No known errors in Spanish, no second patient to score: the other parts and the page come all the same."""
+    heart = ["siluet cardiac normal", "corazon normal", "corazon de taman normal"]
+    pleura = ["sin derram pleural", "no se observ derram pleural", "no hay derram pleural"]
+    rows = [
+        [str(i), "p", f"{pleura[i % 3]}. {heart[i // 3 % 3]}." if i % 2 else f"{pleura[i % 3]}."] for i in range(60)
+    ]
+    source = tmp_path / "reports.csv"
+    with source.open("w", newline="") as file:
+        csv.writer(file).writerows([["report_id", "patient_id", "findings"], *rows])
+    clusters = ("--clustering.method", "kmeans", "--clustering.clusters", "2")
+    options = ("--reports.path", str(source), "--reports.format", "csv", "--reports.language", "es", *clusters)
+    made = subprocess.run(
+        [sys.executable, "jobs/enrich.py", *options, "--output", str(tmp_path / "run")],
+        cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=300, check=False,
+    )  # fmt: skip
+    assert made.returncode == 0, made.stderr
+    assert inside("--run", str(tmp_path / "run"), "--output", str(tmp_path / "audit")) == 0
+    parts = figures(tmp_path / "audit")
+    assert "known errors exist for these languages only" in parts["injection"]["left_out"]
+    assert "reports of several patients" in parts["recovery"]["left_out"]
+    assert parts["sheet"]["items"] == 30  # every report that lacked the heart got it
+    assert "Left out: " in (tmp_path / "audit" / "report.html").read_text()
+
+
+def test_changed_rules_are_another_audit(
+    words: list[str], copy: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("raymedlt.enrichment.audit.evaluation.tables_hash", lambda: "other tables")
+    assert inside(*words, "--output", str(copy)) == 2
+    told = capsys.readouterr().err
+    assert "rule tables: " in told
+    assert "other tables" in told
+
+
 def test_without_labels_the_part_says_so(done: Undisturbed, tmp_path: Path) -> None:
     output = tmp_path / "evaluate"
     assert inside("--run", str(done.output), "--parts", "[contradiction]", "--output", str(output)) == 0

@@ -19,6 +19,7 @@ import pyarrow as pa
 from raymedlt.enrichment import guard
 from raymedlt.enrichment.audit.inputs import read_csv
 from raymedlt.enrichment.audit.intervals import Share
+from raymedlt.enrichment.evidence import denials
 from raymedlt.errors import InputError
 from raymedlt.reports.labels import Labelled, checkable, contradicted, findings_of, looked_at, scheme_of
 from raymedlt.reports.sentences import sentence_key, split_sentences
@@ -124,8 +125,8 @@ def _count(
     scheme: str,
     language: str,
 ) -> None:
-    denied = denials_of(key, language)
-    can_check = {finding for finding, _ in denied if checkable(finding, scheme)}
+    denied = denials(key, language)
+    can_check = {each.finding for each in denied if checkable(each.finding, scheme)}
     found = contradicted(denied, labels)
     tally.sentences += 1
     tally.checkable += bool(can_check)
@@ -137,12 +138,6 @@ def _count(
     for denial, label in pairs:
         for name, value in zip(CONTRADICTIONS.names, (report, source, sentence, denial, label), strict=True):
             rows[name].append(value)
-
-
-def denials_of(sentence_key: str, language: str) -> list[tuple[str, str]]:
-    """What a sentence denies: (finding, side), sorted."""
-    mentions = guard.judged(sentence_key, language)[0].mentions
-    return sorted({(mention.finding, mention.side) for mention in mentions if mention.assertion == "absent"})
 
 
 def labelled(labels: LabelLists, scheme: str | None) -> dict[str, frozenset[Labelled]]:

@@ -23,6 +23,7 @@ from raymedlt.enrichment.audit.inputs import read_file
 from raymedlt.errors import InputError, RunConflictError
 from raymedlt.ledger import Ledger
 from raymedlt.progress import Progress
+from raymedlt.reports.vocabulary import tables_hash
 from raymedlt.runreport.page import render
 from raymedlt.runtime import private_by_default
 from raymedlt.schema import INJECTIONS
@@ -95,6 +96,7 @@ def run(config: EvaluateConfig) -> str:
     if config.labels.path:
         inputs.append(sha256_of(read_file(config.labels.path, "labels.path")))
     decisive = {key: value for key, value in hashed_part(config).items() if key not in _FREE}
+    decisive["rule tables"] = tables_hash()
     digest = content_hash(json.dumps(decisive, sort_keys=True))
     storage = Storage.of(config.output)
     with Ledger.open(
@@ -126,13 +128,15 @@ class _Audit:
             page.SHEET: self._sheet,
         }
         figures: dict[str, dict[str, Any]] = {}
-        for part in (part for part in do if part in self.config.parts):
+        for part, work in do.items():
             known = self.ledger.done(STAGE, part)
+            if known is None and part not in self.config.parts:
+                continue  # what an earlier run did stays on the page
             if known is not None:
                 self.progress.skip(part, "already done")
             else:
                 with self.progress.stage(part):
-                    entries, known = do[part]()
+                    entries, known = work()
                     self.ledger.commit(STAGE, part, entries, known)
             figures[part] = known
         read = self._read_back()
@@ -141,9 +145,12 @@ class _Audit:
         return f"{self.storage.uri.rstrip('/')}/{PAGE}"
 
     def _recovery(self) -> tuple[list[FileEntry], dict[str, Any]]:
-        found = recovery.hide_and_recover(
-            self.source.training, self.source.config, self.source.embed, self.config.folds
-        )
+        try:
+            found = recovery.hide_and_recover(
+                self.source.training, self.source.config, self.source.embed, self.config.folds
+            )
+        except InputError as error:  # too few patients: the other parts need not suffer
+            return [], {"left_out": str(error).partition(". To fix")[0]}
         figures = {
             "fitted": found.fitted,
             "scored": found.scored,

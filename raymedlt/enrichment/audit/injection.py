@@ -19,9 +19,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from raymedlt.enrichment import guard
-from raymedlt.enrichment.audit.contradiction import denials_of
 from raymedlt.enrichment.audit.errors import KINDS, Injected, errors_for, may_be_added, reads_normal, strange_kinds
 from raymedlt.enrichment.audit.intervals import Share
+from raymedlt.enrichment.evidence import denials
 from raymedlt.enrichment.guard import report_claims
 from raymedlt.enrichment.knowledge import Knowledge
 from raymedlt.enrichment.offers import offer
@@ -165,7 +165,7 @@ def _offers(
         for place, key in enumerate(keys)
         if may_be_added(own[place])
         and _could_be_added(knowledge, key)
-        and not contradicted(denials_of(key, language), labels)
+        and not contradicted(denials(key, language), labels)
     ]
     all_normal = all(map(reads_normal, sentences))
     if eligible:

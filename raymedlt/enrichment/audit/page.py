@@ -73,7 +73,7 @@ def audit_page(
 
 def _verdict(figures: Mapping[str, Mapping[str, Any]]) -> str:
     words = []
-    if INJECTION in figures:
+    if "errors_refused" in figures.get(INJECTION, {}):
         errors, good = injection_verdicts(figures[INJECTION])
         words.append(
             f"The guard refused {percent(figures[INJECTION]['errors_refused'])} of the injected errors"
@@ -86,7 +86,7 @@ def _verdict(figures: Mapping[str, Mapping[str, Any]]) -> str:
             f"{percent(part['additions']['of_checkable'])} of the additions that labels can check contradict them,"
             f" beside {percent(part['human_floor']['of_checkable'])} of the reports' own sentences."
         )
-    if RECOVERY in figures:
+    if "guarded" in figures.get(RECOVERY, {}):
         words.append(f"{percent(figures[RECOVERY]['guarded']['recovered'])} of hidden sentences were recovered.")
     if READERS_PART in figures:
         words += [
@@ -98,14 +98,14 @@ def _verdict(figures: Mapping[str, Mapping[str, Any]]) -> str:
 
 def _key_figures(figures: Mapping[str, Mapping[str, Any]], coverage: Mapping[str, Any]) -> list[KeyFigure]:
     found = [KeyFigure(label="Reports enriched", value=percent(coverage), hint=interval(coverage))]
-    if INJECTION in figures:
+    if "errors_refused" in figures.get(INJECTION, {}):
         for label, name in (("Injected errors refused", "errors_refused"), ("Good sentences refused", "good_refused")):
             value = figures[INJECTION][name]
             found.append(KeyFigure(label=label, value=percent(value), hint=interval(value)))
     if "additions" in figures.get(CONTRADICTION, {}):
         value = figures[CONTRADICTION]["additions"]["of_checkable"]
         found.append(KeyFigure(label="Additions against labels", value=percent(value), hint=interval(value)))
-    if RECOVERY in figures:
+    if "guarded" in figures.get(RECOVERY, {}):
         value = figures[RECOVERY]["guarded"]["recovered"]
         found.append(KeyFigure(label="Hidden sentences recovered", value=percent(value), hint=interval(value)))
     if READERS_PART in figures:

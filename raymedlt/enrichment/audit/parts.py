@@ -46,14 +46,17 @@ def _cell(value: Mapping[str, Any]) -> str:
 
 
 def reader_name(reader: str) -> str:
+    """ "reader_1" as "Reader 1"."""
     return reader.replace("_", " ").capitalize()
 
 
 def percent(value: Mapping[str, Any]) -> str:
+    """A share (`Share.to_json`) without its interval: "96.1 %"."""
     return in_words(value).partition(" (")[0]
 
 
 def interval(value: Mapping[str, Any]) -> str:
+    """Its interval: "95 % interval 95.2 to 96.9"; "" of nothing."""
     inside = in_words(value).partition(" (")[2].removesuffix(")")
     return f"95 % interval {inside}" if inside else ""
 
@@ -70,6 +73,7 @@ def bar_verdict(value: Mapping[str, Any], bar: float, *, at_least: bool) -> str:
 
 
 def injection_verdicts(figures: Mapping[str, Any]) -> tuple[str, str]:
+    """Whether the bars for errors and for good sentences are met, in words (figures of a part that was done)."""
     return (
         bar_verdict(figures["errors_refused"], ERRORS_REFUSED_BAR, at_least=True),
         bar_verdict(figures["good_refused"], GOOD_REFUSED_BAR, at_least=False),
@@ -77,6 +81,9 @@ def injection_verdicts(figures: Mapping[str, Any]) -> tuple[str, str]:
 
 
 def recovery_blocks(figures: Mapping[str, Any]) -> list[Block]:
+    """The part "recovery" from its figures (`Recovery.figures`), or why it was left out."""
+    if "left_out" in figures:
+        return [Paragraph(f"Left out: {figures['left_out']}.")]
     guarded, unguarded = figures["guarded"], figures["unguarded"]
     rows = [
         (
@@ -116,6 +123,7 @@ def recovery_blocks(figures: Mapping[str, Any]) -> list[Block]:
 
 
 def contradiction_blocks(figures: Mapping[str, Any], paths: Mapping[str, str]) -> list[Block]:
+    """The part "contradiction" from its figures (`Contradictions.figures`), or why it was left out."""
     if "left_out" in figures:
         return [Paragraph(f"Left out: {figures['left_out']}.")]
     added, human = figures["additions"], figures["human_floor"]
@@ -175,6 +183,7 @@ def _counts(tally: Mapping[str, Any], of: str) -> str:
 
 
 def injection_blocks(figures: Mapping[str, Any], passed: pa.Table, paths: Mapping[str, str]) -> list[Block]:
+    """The part "injection" from its figures (`Injection.figures`) and what passed, or why it was left out."""
     if "left_out" in figures:
         return [Paragraph(f"Left out: {figures['left_out']}.")]
     errors, good = injection_verdicts(figures)
@@ -288,6 +297,7 @@ def _passed(passed: pa.Table, paths: Mapping[str, str]) -> list[Block]:
 
 
 def sheet_blocks(figures: Mapping[str, Any], paths: Mapping[str, str]) -> list[Block]:
+    """Where the audit sheet lies and what was drawn for it, or why there is none."""
     if "left_out" in figures:
         return [Paragraph(f"Left out: {figures['left_out']}.")]
     return [
@@ -311,6 +321,7 @@ def sheet_blocks(figures: Mapping[str, Any], paths: Mapping[str, str]) -> list[B
 
 
 def readers_blocks(figures: Mapping[str, Any]) -> list[Block]:
+    """What two readers found (`ReadBack.figures`): shares by stratum, decoys caught, agreement."""
     agreed = figures["agreement"]
     blocks: list[Block] = []
     if figures["cells_rejected"]:

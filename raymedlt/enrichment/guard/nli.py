@@ -36,7 +36,9 @@ Pair = tuple[str, str]  # sentence keys: of the report, of the addition
 class Reader(Protocol):
     """What a writer asks: how likely an addition contradicts any of a report's sentences, in [0, 1]."""
 
-    def probability(self, report_keys: Sequence[str], donor_key: str) -> float: ...
+    def probability(self, report_keys: Sequence[str], donor_key: str) -> float:
+        """Of sentence keys; 0.0 for a report without a sentence."""
+        ...
 
 
 def contradiction_label(folder: str) -> int:

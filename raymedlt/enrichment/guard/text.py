@@ -40,7 +40,6 @@ class Signature:
     """
 
     denials: tuple[tuple[str, int, int, int, int], ...]
-    denied: int
 
     @property
     def clash(self) -> int:
@@ -54,7 +53,7 @@ class Signature:
 @lru_cache(maxsize=REMEMBERED)
 def signature(sentence_key: str, language: str) -> Signature:
     """The signature of a donor; remembered."""
-    judgement, claims = judged(sentence_key, language)
+    judgement, _ = judged(sentence_key, language)
     pairs = sorted({(m.finding, plain_side(m.side)) for m in judgement.mentions if m.assertion == "absent"})
     suggested = 0
     for finding in suggested_absent(sentence_key, language):
@@ -69,7 +68,7 @@ def signature(sentence_key: str, language: str) -> Signature:
         )
         for finding, side in pairs
     )
-    return Signature(denials, claims.denied)
+    return Signature(denials)
 
 
 def refusal(donor: Signature, report: Claims) -> str | None:
