@@ -20,8 +20,8 @@ from assertion_readers import Reader, engine, keywords, negex, negspacy
 from assertion_silver import compare, silver
 from common import labelled_keys, openi_reports, report, share
 
-from raymedlt.clustering.certificate import wilson
 from raymedlt.errors import MissingDependencyError
+from raymedlt.intervals import wilson
 from raymedlt.reports.assertion import judge, judge_many
 from raymedlt.reports.sentences import sentence_key, split_sentences
 

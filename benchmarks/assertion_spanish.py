@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import csv
 import hashlib
-import math
 import time
 from collections import Counter
 from pathlib import Path
@@ -27,6 +26,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from common import report, share
 
+from raymedlt.intervals import wilson
 from raymedlt.reports.assertion import Judgement, is_a, judge_many
 from raymedlt.reports.labels import findings_of
 from raymedlt.reports.readers import open_reader
@@ -48,15 +48,6 @@ def padchest_reports() -> Reports:
     return [([sentence_key(s) for s in split_sentences(text)], frozenset(labels)) for text, labels in pairs]
 
 
-def wilson(part: int, whole: int) -> list[float]:
-    """The 95 % interval of a share (Wilson 1927)."""
-    if not whole:
-        return [0.0, 1.0]
-    z, p = 1.959964, part / whole
-    middle, half = p + z * z / (2 * whole), z * math.sqrt(p * (1 - p) / whole + z * z / (4 * whole * whole))
-    return [round((middle - half) / (1 + z * z / whole), 4), round((middle + half) / (1 + z * z / whole), 4)]
-
-
 def f1(right: int, wrong: int, missed: int) -> float:
     return share(2 * right, 2 * right + wrong + missed)
 
@@ -73,9 +64,9 @@ def against_gold(keys: list[str], judged: dict[str, Judgement]) -> dict[str, Any
     return {
         "sentences": sum(confusion.values()),
         "normal_precision": share(right, called),
-        "normal_precision_wilson": wilson(right, called),
+        "normal_precision_wilson": [round(bound, 5) for bound in wilson(right, called)],
         "normal_recall": share(right, there),
-        "normal_recall_wilson": wilson(right, there),
+        "normal_recall_wilson": [round(bound, 5) for bound in wilson(right, there)],
         "abnormal_or_mixed_called_normal": confusion["abnormal", "normal"] + confusion["mixed", "normal"],
         "right_sign": share(sum(confusion[sign, sign] for sign in SIGNS), sum(confusion.values())),
         "confusion_gold_to_ours": {gold: {ours: confusion[gold, ours] for ours in SIGNS} for gold in SIGNS},

@@ -22,8 +22,8 @@ import numpy.typing as npt
 from raymedlt.clustering.neighbours import Index
 from raymedlt.clustering.repair import Cut, across, cut_at, node_sizes
 from raymedlt.clustering.screening import Distances, Ids
+from raymedlt.intervals import wilson
 
-Z_95 = 1.959964
 _CHECKED_EDGES = 400
 _CHECKED_POINTS = 64  # of one group: a larger group is checked in part
 SOUND_RECALL = 0.98
@@ -116,16 +116,6 @@ class Certificate:
                 f" within it hangs on {100 * self.margin:.2g} % of stability: exact search might choose otherwise"
             )
         return found
-
-
-def wilson(hits: int, of: int) -> tuple[float, float]:
-    """The 95 % interval of a share (Wilson 1927); (0, 1) of nothing."""
-    if of == 0:
-        return 0.0, 1.0
-    share, z2 = hits / of, Z_95**2
-    middle = (share + z2 / (2 * of)) / (1 + z2 / of)
-    half = Z_95 / (1 + z2 / of) * float(np.sqrt(share * (1 - share) / of + z2 / (4 * of * of)))
-    return max(0.0, middle - half), min(1.0, middle + half)
 
 
 def index_recall(index: Index, sample: Ids, k: int) -> tuple[float, float]:

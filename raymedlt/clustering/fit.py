@@ -10,7 +10,7 @@ from typing import Any, Literal, Protocol, get_args
 import numpy as np
 import numpy.typing as npt
 
-from raymedlt.clustering.certificate import Certificate, adjusted_rand_index, index_recall, wilson, wrong_edges
+from raymedlt.clustering.certificate import Certificate, adjusted_rand_index, index_recall, wrong_edges
 from raymedlt.clustering.hierarchy import NO_TREE, flat_clusters, row_linkage
 from raymedlt.clustering.local import LocalFleet
 from raymedlt.clustering.neighbours import Index, probes_for
@@ -21,6 +21,7 @@ from raymedlt.clustering.screening import Distances, Vectors
 from raymedlt.clustering.spanning_tree import Edges, Fleet, SpanningTree, minimum_spanning_tree
 from raymedlt.config import ClusteringConfig
 from raymedlt.errors import InputError
+from raymedlt.intervals import wilson
 from raymedlt.seeds import keyed_seed
 
 Mode = Literal["exact", "certified"]

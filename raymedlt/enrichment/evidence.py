@@ -29,8 +29,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from raymedlt.clustering.certificate import wilson
 from raymedlt.enrichment import guard
+from raymedlt.intervals import wilson
 from raymedlt.reports.labels import Denied, Labelled, checkable, contradicted, findings_of, looked_at
 from raymedlt.reports.sentences import sentence_key, split_sentences
 

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import sparse
 
-Z95 = 1.959963984540054
+from raymedlt.intervals import wilson_lower
 
 
 class Arcs(NamedTuple):
@@ -47,15 +47,6 @@ def cooccurrence(member_SC: sparse.csr_array) -> sparse.csr_array:
     a_CC.setdiag(0)
     a_CC.eliminate_zeros()
     return a_CC
-
-
-def wilson_lower(successes: npt.NDArray[np.float64], trials: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Lower end of Wilson's 95 % score interval (Wilson 1927)."""
-    share = successes / trials
-    centre = share + Z95**2 / (2 * trials)
-    spread = Z95 * np.sqrt(share * (1 - share) / trials + Z95**2 / (4 * trials**2))
-    result: npt.NDArray[np.float64] = (centre - spread) / (1 + Z95**2 / trials)
-    return result
 
 
 def build_arcs(

@@ -11,13 +11,14 @@ from clustering_reference import DATA, blobs, halos, mutual_reachability, noisy,
 from sklearn.metrics import adjusted_rand_score
 
 from raymedlt.clustering import Certificate, fit, hdbscan_fit, neighbours
-from raymedlt.clustering.certificate import adjusted_rand_index, index_recall, wilson, wrong_edges
+from raymedlt.clustering.certificate import adjusted_rand_index, index_recall, wrong_edges
 from raymedlt.clustering.fit import Clustering, Settings, grow
 from raymedlt.clustering.hierarchy import flat_clusters, single_linkage
 from raymedlt.clustering.local import LocalFleet
 from raymedlt.clustering.neighbours import Index, pair_distances
 from raymedlt.clustering.partition import make_partition
 from raymedlt.clustering.spanning_tree import minimum_spanning_tree
+from raymedlt.intervals import wilson
 
 
 @pytest.fixture

@@ -7,7 +7,8 @@ import math
 import numpy as np
 import pytest
 
-from raymedlt.enrichment.audit.intervals import Share, agreement, stratified, wilson
+from raymedlt.enrichment.audit.intervals import Share, agreement, stratified
+from raymedlt.intervals import wilson
 
 # Fleiss, Statistical Methods for Rates and Proportions, table 18.1: kappa .676, standard error .088.
 FLEISS = {("a", "a"): 75, ("a", "b"): 1, ("a", "c"): 4, ("b", "a"): 5, ("b", "b"): 4, ("b", "c"): 1, ("c", "c"): 10}
@@ -34,7 +35,7 @@ def test_strata_weigh_by_their_size():
     assert found.value == pytest.approx(0.05)
     assert found.low < 0.05 < found.high
     # Equal sampling of equal strata is a simple sample.
-    assert (stratified([(10, Share(2, 40)), (10, Share(4, 40))])).low == pytest.approx(wilson(6 / 80, 80)[0])
+    assert (stratified([(10, Share(2, 40)), (10, Share(4, 40))])).low == pytest.approx(wilson(6, 80)[0])
     assert stratified([(5, Share(0, 0))]).to_json()["value"] is None
 
 

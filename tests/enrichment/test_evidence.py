@@ -6,7 +6,6 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from raymedlt.clustering.certificate import wilson
 from raymedlt.enrichment.evidence import (
     MEASURES,
     Evidence,
@@ -17,6 +16,7 @@ from raymedlt.enrichment.evidence import (
     evidence_of,
     human_floor,
 )
+from raymedlt.intervals import wilson
 from raymedlt.schema import ADDITIONS, EDGES
 
 FILLER = {"variant": 0, "position": 0, "sentence": "", "medoid": "", "sign": "normal", "purity": 1.0,

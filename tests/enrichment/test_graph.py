@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from scipy import sparse
 
-from raymedlt.enrichment.graph import build_arcs, cooccurrence, membership, wilson_lower
+from raymedlt.enrichment.graph import build_arcs, cooccurrence, membership
+from raymedlt.intervals import wilson_lower
 
 
 def member(*studies: set[int], clusters: int) -> sparse.csr_array:

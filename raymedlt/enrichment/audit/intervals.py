@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from raymedlt.enrichment.graph import Z95
+from raymedlt.intervals import Z95, wilson
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +26,7 @@ class Share:
     @property
     def interval(self) -> tuple[float, float]:
         """Lower and upper end; (0, 1) of nothing."""
-        return wilson(self.value, self.whole) if self.whole else (0.0, 1.0)
+        return wilson(self.part, self.whole)
 
     def __str__(self) -> str:
         """ "96.1 % (95.2 to 96.9)", "-" of nothing."""
@@ -42,14 +42,6 @@ class Share:
     def from_json(cls, value: dict[str, Any]) -> Share:
         """The inverse of `to_json`."""
         return cls(int(value["part"]), int(value["whole"]))
-
-
-def wilson(share: float, trials: float) -> tuple[float, float]:
-    """Wilson's 95 % interval of a share; `trials` may be an effective number."""
-    centre = share + Z95**2 / (2 * trials)
-    spread = Z95 * math.sqrt(share * (1 - share) / trials + Z95**2 / (4 * trials**2))
-    scale = 1 + Z95**2 / trials
-    return max(0.0, (centre - spread) / scale), min(1.0, (centre + spread) / scale)
 
 
 def shown(value: float, low: float, high: float) -> str:
@@ -94,7 +86,7 @@ def stratified(strata: Sequence[tuple[int, Share]]) -> Estimate:
         return Estimate(math.nan, 0.0, 1.0, 0)
     value = sum(size / total * share.value for size, share in used)
     effective = 1 / sum((size / total) ** 2 / share.whole for size, share in used)
-    low, high = wilson(min(max(value, 0.0), 1.0), effective)
+    low, high = wilson(min(max(value, 0.0), 1.0) * effective, effective)
     return Estimate(value, low, high, sum(share.whole for _, share in used))
 
 
