@@ -17,11 +17,12 @@ import sys
 from common import openi_reports, remembering, report, share
 from mesh_judge import contradictions, denied
 
-from raymedlt.config import EnrichConfig, parse
+from raymedlt.config import EnrichConfig
 from raymedlt.enrichment import guard
 from raymedlt.enrichment.knowledge import Knowledge
 from raymedlt.enrichment.memory import fit
 from raymedlt.enrichment.writing import offer, report_claims
+from raymedlt.parsing import parse
 from raymedlt.reports.sentences import sentence_key, split_sentences
 from raymedlt.seeds import keyed_seed
 

@@ -15,9 +15,10 @@ import sys
 
 from common import labelled_keys, openi_reports, remembering, report, share
 
-from raymedlt.config import EnrichConfig, parse
+from raymedlt.config import EnrichConfig
 from raymedlt.enrichment.audit.intervals import Share
 from raymedlt.enrichment.memory import fit
+from raymedlt.parsing import parse
 
 
 def main() -> int:

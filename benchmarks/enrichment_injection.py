@@ -13,10 +13,11 @@ from collections import Counter
 
 from common import openi_reports, remembering, report
 
-from raymedlt.config import EnrichConfig, parse
+from raymedlt.config import EnrichConfig
 from raymedlt.enrichment.audit.contradiction import labelled, labels_of
 from raymedlt.enrichment.audit.injection import ERRORS_REFUSED_BAR, GOOD_REFUSED_BAR, Injection, inject
 from raymedlt.enrichment.memory import fit
+from raymedlt.parsing import parse
 
 
 def good_refused_because(found: Injection) -> list[str]:

@@ -16,10 +16,11 @@ import pyarrow as pa
 from common import openi_reports, remembering, report, share
 from enrichment_contradiction import offers
 
-from raymedlt.config import EnrichConfig, parse
+from raymedlt.config import EnrichConfig
 from raymedlt.enrichment import policy
 from raymedlt.enrichment.audit.recovery import hide_and_recover
 from raymedlt.enrichment.memory import fit
+from raymedlt.parsing import parse
 
 PAPER, SAFE = policy.POLICIES["paper"], policy.POLICIES["safe"]
 UNGUARDED = dataclasses.replace(SAFE, guard=False, all_veto=True, second_chance=False)

@@ -12,8 +12,9 @@ import sys
 
 from common import openi_reports, remembering, report
 
-from raymedlt.config import EnrichConfig, parse
+from raymedlt.config import EnrichConfig
 from raymedlt.enrichment.audit.recovery import hide_and_recover
+from raymedlt.parsing import parse
 
 
 def main() -> None:

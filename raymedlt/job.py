@@ -11,8 +11,8 @@ import traceback
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from raymedlt.config import parse
 from raymedlt.errors import RaymedltError
+from raymedlt.parsing import parse
 
 T = TypeVar("T")
 

@@ -17,10 +17,10 @@ from raymedlt.config import (
     config_hash,
     flatten,
     hashed_part,
-    parse,
     to_yaml,
 )
 from raymedlt.errors import ConfigError
+from raymedlt.parsing import parse
 
 
 def read(*words: str) -> EnrichConfig:

@@ -21,12 +21,13 @@ import pyarrow.compute as pc
 
 from raymedlt import __version__
 from raymedlt.clustering.model import ClusterModel
-from raymedlt.config import EnrichConfig, parse
+from raymedlt.config import EnrichConfig
 from raymedlt.enrichment.audit.intervals import Share
 from raymedlt.enrichment.corpus import SECTIONS, distinct, sentences_of, study_ids, training_rows
 from raymedlt.enrichment.knowledge import Knowledge, SectionFit, judge_section, learn
 from raymedlt.enrichment.memory import common_language
 from raymedlt.errors import ConsistencyError, InputError
+from raymedlt.parsing import parse
 from raymedlt.schema import ADDITIONS, ENRICHED, REPORTS, SENTENCES, TRAIN, conform
 from raymedlt.storage import FileEntry, Storage, sha256_of
 
