@@ -42,6 +42,9 @@ DENIES_WHAT_IS_ASSERTED = [
     (Report("Borderline heart size."), "The heart is normal in size.", "contradicts:"),
     (Report("Patchy opacity in the lingula."), "The lungs are clear.", "contradicts:"),
     (Report("Calcified granuloma in the right upper lobe."), "The lungs are clear.", "contradicts:"),
+    (Report("Streaky opacities at the left base."), "No focal consolidation.", "contradicts:consolidation"),
+    (Report("Streaky opacities at the left base, likely scarring."), "No focal opacity.", "contradicts:opacity"),
+    (Report("Streaky opacities at the left base, likely scarring."), "The lungs are clear.", "contradicts:"),
     (Report("Right basilar infiltrate."), "No focal consolidation.", "contradicts:consolidation"),
     (Report("Right basilar atelectasis."), "The lungs are clear of consolidation.", "contradicts:consolidation"),
     (Report("Mild interstitial edema."), "Pulmonary vasculature is normal.", "contradicts:"),
@@ -239,6 +242,8 @@ PASSES = [
     (Report("Stable cardiomediastinal silhouette."), "The mediastinum is normal."),  # abnormal ones are called so
     (Report("Right basilar atelectasis."), "No focal consolidation."),
     (Report("Small left pleural effusion."), "No pneumothorax."),
+    (Report("Streaky opacities at the left base, likely scarring."), "No focal consolidation."),  # a scar explains them
+    (Report("Abnormal appearance, cause unclear."), "The cardiac silhouette is normal."),  # hearts have named diseases
     (Report("Heart size is normal.", "", "Known asthma."), "The lungs are clear."),
     (Report("Small effusion. No interval change."), "No pneumothorax."),
     (Report("The findings were discussed with the zorgon team."), "The lungs are clear."),
