@@ -198,6 +198,36 @@ VERDICTS = pa.schema(
 )
 
 
+# What jobs/classify.py reads and leaves.
+
+IMAGE_LABELS = pa.schema(
+    [
+        ("image_id", pa.string()),  # unique in a run
+        ("study_id", pa.string()),
+        ("patient_id", pa.string()),  # a string: parsing it as a number merges patients
+        ("split", pa.string()),  # one of SPLITS; "" where the source has none
+        ("view", pa.string()),
+        ("source", pa.string()),  # which data set or hospital an image is from
+        ("path", pa.string()),  # relative to the images' root; "" for a phantom, which is drawn
+        ("labels", _TEXTS),  # classes that the image shows
+        ("uncertain", _TEXTS),  # classes of which the source says that it can't tell
+        ("unknown", _TEXTS),  # classes that the source does not speak of (not negative: no part in loss and metrics)
+        ("synthetic", pa.bool_()),
+    ]
+)
+
+PREDICTIONS = pa.schema(
+    [
+        ("image_id", pa.string()),
+        ("patient_id", pa.string()),
+        ("split", pa.string()),
+        ("class", pa.string()),
+        pa.field("label", pa.float32()),  # 1, 0; null where uncertain or unknown
+        ("probability", pa.float32()),  # calibrated
+    ]
+)
+
+
 def conform(table: pa.Table, schema: pa.Schema, name: str) -> pa.Table:
     """Order and cast `table`'s columns to `schema`.
 
