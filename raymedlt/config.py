@@ -34,8 +34,8 @@ class ReportsConfig:
     """A report with a longer section (characters) is rejected."""
 
     def __post_init__(self) -> None:
-        _refuse_credentials("reports.path", self.path)
-        _require(self.max_chars > 0, "reports.max_chars", self.max_chars, "a positive number of characters")
+        refuse_credentials("reports.path", self.path)
+        require(self.max_chars > 0, "reports.max_chars", self.max_chars, "a positive number of characters")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,8 +54,8 @@ class EmbeddingConfig:
     """Distinct sentences per shard: the unit that is written, resumed and retried."""
 
     def __post_init__(self) -> None:
-        _require(self.batch_sentences > 0, "embedding.batch_sentences", self.batch_sentences, "at least 1")
-        _require(
+        require(self.batch_sentences > 0, "embedding.batch_sentences", self.batch_sentences, "at least 1")
+        require(
             self.shard_sentences >= self.batch_sentences,
             "embedding.shard_sentences",
             self.shard_sentences,
@@ -97,15 +97,15 @@ class ClusteringConfig:
     """A noise sentence joins the cluster of its nearest clustered sentence at this cosine or above; 1 turns it off."""
 
     def __post_init__(self) -> None:
-        _require(self.min_cluster_size >= 2, "clustering.min_cluster_size", self.min_cluster_size, "at least 2")
-        _require(self.min_samples >= 1, "clustering.min_samples", self.min_samples, "at least 1")
-        _require(self.neighbours >= self.min_samples, "clustering.neighbours", self.neighbours, "at least min_samples")
-        _require(0 < self.second_chance <= 1, "clustering.second_chance", self.second_chance, "a cosine in (0, 1]")
-        _require(self.certified_from >= 0, "clustering.certified_from", self.certified_from, "0 or more")
-        _require(self.shard_points >= 1, "clustering.shard_points", self.shard_points, "at least 1")
-        _require(0 < self.recall < 1, "clustering.recall", self.recall, "a share in (0, 1)")
-        _require(self.eps > 0, "clustering.eps", self.eps, "a positive distance")
-        _require(self.clusters >= 1, "clustering.clusters", self.clusters, "at least 1")
+        require(self.min_cluster_size >= 2, "clustering.min_cluster_size", self.min_cluster_size, "at least 2")
+        require(self.min_samples >= 1, "clustering.min_samples", self.min_samples, "at least 1")
+        require(self.neighbours >= self.min_samples, "clustering.neighbours", self.neighbours, "at least min_samples")
+        require(0 < self.second_chance <= 1, "clustering.second_chance", self.second_chance, "a cosine in (0, 1]")
+        require(self.certified_from >= 0, "clustering.certified_from", self.certified_from, "0 or more")
+        require(self.shard_points >= 1, "clustering.shard_points", self.shard_points, "at least 1")
+        require(0 < self.recall < 1, "clustering.recall", self.recall, "a share in (0, 1)")
+        require(self.eps > 0, "clustering.eps", self.eps, "a positive distance")
+        require(self.clusters >= 1, "clustering.clusters", self.clusters, "at least 1")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,10 +124,10 @@ class GraphConfig:
     """A cluster whose sentences agree less than this on their sign is "mixed" and never added."""
 
     def __post_init__(self) -> None:
-        _require(0 <= self.min_share < 1, "graph.min_share", self.min_share, "a share in [0, 1)")
-        _require(self.min_support >= 0, "graph.min_support", self.min_support, "0 or more")
-        _require(self.veto_expected >= 0, "graph.veto_expected", self.veto_expected, "0 or more")
-        _require(0 < self.min_purity <= 1, "graph.min_purity", self.min_purity, "a share in (0, 1]")
+        require(0 <= self.min_share < 1, "graph.min_share", self.min_share, "a share in [0, 1)")
+        require(self.min_support >= 0, "graph.min_support", self.min_support, "0 or more")
+        require(self.veto_expected >= 0, "graph.veto_expected", self.veto_expected, "0 or more")
+        require(0 < self.min_purity <= 1, "graph.min_purity", self.min_purity, "a share in (0, 1]")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,9 +142,9 @@ class WritingConfig:
     """Reports per shard: the unit that is written, resumed and retried."""
 
     def __post_init__(self) -> None:
-        _require(self.max_added is None or self.max_added >= 1, "writing.max_added", self.max_added, "at least 1")
-        _require(self.max_cliques >= 1, "writing.max_cliques", self.max_cliques, "at least 1")
-        _require(self.shard_reports >= 1, "writing.shard_reports", self.shard_reports, "at least 1")
+        require(self.max_added is None or self.max_added >= 1, "writing.max_added", self.max_added, "at least 1")
+        require(self.max_cliques >= 1, "writing.max_cliques", self.max_cliques, "at least 1")
+        require(self.shard_reports >= 1, "writing.shard_reports", self.shard_reports, "at least 1")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -172,12 +172,12 @@ class GuardConfig:
     """Of the studies that truly show a class, at most this share may have its denial pass (split conformal)."""
 
     def __post_init__(self) -> None:
-        _refuse_credentials("guard.scores", self.scores)
-        _refuse_credentials("guard.calibration", self.calibration)
-        _require(0 < self.nli_threshold <= 1, "guard.nli_threshold", self.nli_threshold, "a probability in (0, 1]")
-        _require(self.nli_batch >= 1, "guard.nli_batch", self.nli_batch, "at least 1")
-        _require(self.nli_tries >= 1, "guard.nli_tries", self.nli_tries, "at least 1")
-        _require(0 < self.alpha < 1, "guard.alpha", self.alpha, "a share in (0, 1)")
+        refuse_credentials("guard.scores", self.scores)
+        refuse_credentials("guard.calibration", self.calibration)
+        require(0 < self.nli_threshold <= 1, "guard.nli_threshold", self.nli_threshold, "a probability in (0, 1]")
+        require(self.nli_batch >= 1, "guard.nli_batch", self.nli_batch, "at least 1")
+        require(self.nli_tries >= 1, "guard.nli_tries", self.nli_tries, "at least 1")
+        require(0 < self.alpha < 1, "guard.alpha", self.alpha, "a share in (0, 1)")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -221,12 +221,12 @@ class EnrichConfig:
     """Fail when more rows than this are rejected. Default: no limit (rejected rows are kept with reasons)."""
 
     def __post_init__(self) -> None:
-        _refuse_credentials("output", self.output)
+        refuse_credentials("output", self.output)
         second = self.guard.nli is not None or self.guard.scores is not None
-        _require(not second or self.policy != "paper", "policy", self.policy, "safe or strict with a second guard")
-        _require(self.variants >= 1, "variants", self.variants, "at least 1")
-        _require(self.workers is None or self.workers >= 1, "workers", self.workers, "at least 1")
-        _require(self.max_rejected is None or self.max_rejected >= 0, "max_rejected", self.max_rejected, "0 or more")
+        require(not second or self.policy != "paper", "policy", self.policy, "safe or strict with a second guard")
+        require(self.variants >= 1, "variants", self.variants, "at least 1")
+        require(self.workers is None or self.workers >= 1, "workers", self.workers, "at least 1")
+        require(self.max_rejected is None or self.max_rejected >= 0, "max_rejected", self.max_rejected, "0 or more")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -239,7 +239,7 @@ class LabelsConfig:
     """Whose labels they are. auto: the scheme whose names they use."""
 
     def __post_init__(self) -> None:
-        _refuse_credentials("labels.path", self.path)
+        refuse_credentials("labels.path", self.path)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -256,10 +256,10 @@ class SheetConfig:
     """The key file of that sheet. Default: sheet/key.csv under `output`."""
 
     def __post_init__(self) -> None:
-        _refuse_credentials("sheet.read", self.read)
-        _refuse_credentials("sheet.key", self.key)
-        _require(self.items >= 1, "sheet.items", self.items, "at least 1")
-        _require(self.decoys >= 0, "sheet.decoys", self.decoys, "0 or more")
+        refuse_credentials("sheet.read", self.read)
+        refuse_credentials("sheet.key", self.key)
+        require(self.items >= 1, "sheet.items", self.items, "at least 1")
+        require(self.decoys >= 0, "sheet.decoys", self.decoys, "0 or more")
 
 
 EVALUATIONS = ("enrichment",)
@@ -300,19 +300,19 @@ class EvaluateConfig:
     """Fail when more cells of a filled-in sheet than this are rejected. Default: no limit."""
 
     def __post_init__(self) -> None:
-        _require(
+        require(
             self.what in EVALUATIONS,
             "what",
             self.what,
             f"{', '.join(EVALUATIONS)} (the others are planned and do not exist yet)",
         )
         for key in ("run", "output"):
-            _refuse_credentials(key, getattr(self, key))
-        _require(bool(self.parts) or self.sheet.read is not None, "parts", self.parts, "at least one part")
-        _require(self.folds >= 2, "folds", self.folds, "at least 2")
-        _require(self.injected_reports >= 1, "injected_reports", self.injected_reports, "at least 1")
-        _require(self.max_rejected is None or self.max_rejected >= 0, "max_rejected", self.max_rejected, "0 or more")
-        _require(
+            refuse_credentials(key, getattr(self, key))
+        require(bool(self.parts) or self.sheet.read is not None, "parts", self.parts, "at least one part")
+        require(self.folds >= 2, "folds", self.folds, "at least 2")
+        require(self.injected_reports >= 1, "injected_reports", self.injected_reports, "at least 1")
+        require(self.max_rejected is None or self.max_rejected >= 0, "max_rejected", self.max_rejected, "0 or more")
+        require(
             not (self.restart and self.sheet.read),
             "restart",
             self.restart,
@@ -320,7 +320,8 @@ class EvaluateConfig:
         )
 
 
-def _require(condition: bool, key: str, got: object, expected: str) -> None:
+def require(condition: bool, key: str, got: object, expected: str) -> None:
+    """Raise ConfigError, which names the key, what it got and what was expected, unless `condition` holds."""
     if not condition:
         raise ConfigError(f"{key} is {got!r}", expected, f"change --{key}")
 
@@ -328,7 +329,7 @@ def _require(condition: bool, key: str, got: object, expected: str) -> None:
 _SECRET_PARAMETERS = frozenset({"access_key", "client_secret", "password", "secret", "secret_key", "sig", "token"})
 
 
-def _refuse_credentials(key: str, uri: str | None) -> None:
+def refuse_credentials(key: str, uri: str | None) -> None:
     """The configuration is stored with the results, so a URI may not carry a key. The message never shows the value.
 
     Names that are no secret may stand before an "@": the container of abfs://container@account, and gs://anonymous@.

@@ -11,7 +11,7 @@ from typing import Any, TypeVar, cast
 from raymedlt.config import flatten
 from raymedlt.errors import ConfigError
 
-SWITCHES = ("--describe", "--restart")  # may stand alone on the command line
+SWITCHES = ("--describe", "--restart", "--ablate")  # may stand alone on the command line
 
 T = TypeVar("T")
 

@@ -1,5 +1,6 @@
 """The run report: one file, no network, every text as text, and figures that a browser really draws."""
 
+import base64
 import html
 import itertools
 import json
@@ -14,15 +15,18 @@ from raymedlt.runreport import Page, render
 from raymedlt.runreport.figures import bars, columns, flow, heat_map, label, points
 from raymedlt.runreport.page import (
     ROWS_SHOWN,
+    Card,
     Code,
     Column,
     Example,
     Examples,
     Figure,
+    Gallery,
     KeyFigure,
     KeyValues,
     Marked,
     Paragraph,
+    Picture,
     Section,
     Switch,
     Table,
@@ -137,6 +141,17 @@ def test_page_makes_no_request():
 
 def test_a_page_without_figures_does_not_carry_plotly():
     assert len(render(Page(title="t", verdict="v", sections=[Section(title="s", blocks=[Paragraph("p")])]))) < 50_000
+
+
+def test_pictures_lie_inside_the_page_and_their_words_are_text():
+    png = bytes(range(256))
+    picture = Picture(png=png, alt=EVIL, note=EVIL)
+    gallery = Gallery(cards=[Card(title=EVIL, pictures=[picture], tag=EVIL, lines=[(EVIL, EVIL)])], caption=EVIL)
+    text = render(Page(title="t", verdict="v", sections=[Section(title="s", blocks=[gallery])]))
+    (source,) = re.findall(r'<img src="([^"]*)"', text)
+    assert base64.b64decode(source.removeprefix("data:image/png;base64,"), validate=True) == png
+    assert text.count("<img") == 1
+    assert text.count("&lt;img src=x") == 7  # alt, note, title, tag, a line's two words, caption
 
 
 def test_long_tables_are_cut_and_say_so():

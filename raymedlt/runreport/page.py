@@ -6,6 +6,7 @@ script element, and a Content-Security-Policy forbids every request, so that the
 
 from __future__ import annotations
 
+import base64
 import itertools
 import json
 import math
@@ -54,7 +55,10 @@ class KeyValues:
 
 @dataclass(frozen=True, kw_only=True)
 class Column:
-    """A table column. `tag` draws a value as a coloured word, `digits` rounds numbers, `wide` is for sentences."""
+    """A table column. `tag` draws a value as a coloured word, `digits` rounds numbers, `wide` is for sentences.
+
+    `tight` keeps a value on one line.
+    """
 
     name: str
     hint: str = ""
@@ -62,6 +66,7 @@ class Column:
     digits: int = 0
     tag: bool = False
     wide: bool = False
+    tight: bool = False
 
     def show(self, value: Any) -> str:
         """The value as text; nothing for None and NaN."""
@@ -131,6 +136,39 @@ class Examples:
     examples: Sequence[Example]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Picture:
+    """A PNG file inside the page. `alt` says in words what it shows; `note` stands under it."""
+
+    png: bytes
+    alt: str
+    note: str = ""
+
+    @property
+    def source(self) -> str:
+        """The file as a data: URI."""
+        return "data:image/png;base64," + base64.b64encode(self.png).decode("ascii")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Card:
+    """Pictures that belong together, side by side; `tag` is a coloured word, `lines` are names and values."""
+
+    title: str
+    pictures: Sequence[Picture]
+    tag: str = ""
+    lines: Sequence[tuple[str, str]] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gallery:
+    """Cards of pictures in a grid."""
+
+    kind: ClassVar[str] = "gallery"
+    cards: Sequence[Card]
+    caption: str = ""
+
+
 @dataclass(frozen=True)
 class Code:
     """Text in a fixed-width face."""
@@ -147,7 +185,7 @@ class Switch:
     panels: Sequence[tuple[str, Sequence[Block]]]
 
 
-Block = Paragraph | KeyValues | Table | Figure | Examples | Code | Switch
+Block = Paragraph | KeyValues | Table | Figure | Examples | Gallery | Code | Switch
 
 
 @dataclass(frozen=True, kw_only=True)

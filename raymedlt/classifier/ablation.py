@@ -1,0 +1,30 @@
+"""Which part of the method helps: the trainings that `--ablate` adds, each with one part switched off."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from raymedlt.classifier.config import ClassifyConfig
+
+FULL, PLAIN = "full", "plain-bce"
+
+
+def variants(config: ClassifyConfig) -> dict[str, ClassifyConfig]:
+    """Name -> configuration: everything on, each part off in turn (where it is on), and all of them off with BCE."""
+    model, loss, synthetic = config.model, config.loss, config.synthetic
+    plain_model = replace(model, gate=False, attention="off", graph="off")
+    found = {FULL: config}
+    if model.gate:
+        found["no-gate"] = replace(config, model=replace(model, gate=False))
+    if model.attention != "off":
+        found["no-attention"] = replace(config, model=replace(model, attention="off"))
+    if model.graph != "off":
+        found["no-graph"] = replace(config, model=replace(model, graph="off"))
+    if loss.name != "bce":
+        found["bce-loss"] = replace(config, loss=replace(loss, name="bce"))
+    if loss.sampling != "uniform":
+        found["uniform-sampling"] = replace(config, loss=replace(loss, sampling="uniform"))
+    if synthetic.path is not None:
+        found["no-synthetic"] = replace(config, synthetic=replace(synthetic, weight=0.0))
+    found[PLAIN] = replace(config, model=plain_model, loss=replace(loss, name="bce", sampling="uniform"))
+    return found

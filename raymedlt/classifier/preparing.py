@@ -1,0 +1,167 @@
+"""From a label table and image files, or the phantom, to prepared shards: what each stage does. No Ray in here.
+
+_work/labels/all.parquet        the label table, one row per image, as read
+_work/images/<shard>.parquet    image_id, pixels (S*S bytes), sha256 of the file ("" for a phantom)
+rejected/*.parquet              what could not be used, and why
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from raymedlt.classifier.config import ClassifyConfig, ImagesConfig
+from raymedlt.classifier.examples import pixels_column
+from raymedlt.images.labels import read_labels
+from raymedlt.images.readers import UnreadableImage, decode, read_file, to_square
+from raymedlt.ledger import LedgerHandle
+from raymedlt.schema import IMAGE_LABELS, REJECTED, TRAIN
+from raymedlt.storage import FileEntry, Storage, content_hash, sha256_of
+
+LABELS, PREPARE = "labels", "prepare"
+LABELS_FILE = "_work/labels/all.parquet"
+_SYNTHETIC = "synthetic-"
+
+
+@dataclass(frozen=True)
+class Source:
+    """The label table as read, whatever it came from."""
+
+    images: pa.Table
+    """IMAGE_LABELS; a phantom's table has the column `findings` beside them."""
+    rejected: pa.Table
+    classes: tuple[str, ...]
+
+
+def read_source(config: ClassifyConfig) -> Source:
+    """The rows to work on: of the label table or of the phantom, and synthetic ones behind them."""
+    if config.images.path is None:
+        from raymedlt.images.phantom import cohort
+
+        own = config.phantom
+        drawn = cohort(
+            own.images, seed=config.seed, prevalence=own.prevalence, classes=own.classes,
+            test_images=own.test_images, test_positives=own.test_positives,
+            pick=own.pick,
+            texts=False,  # nobody reads them here, and they take most of the time
+        )  # fmt: skip
+        images, rejected, classes = drawn.table, REJECTED.empty_table(), drawn.classes
+        images = images.select([*IMAGE_LABELS.names, "findings"])
+    else:
+        table = read_labels(config.labels)
+        images, rejected, classes = table.images, table.rejected, table.classes
+    if config.synthetic.path is not None:
+        drawn_rows, unplanned = _synthetic_rows(config.synthetic.path, config.synthetic.accepted_only)
+        images = pa.concat_tables([images, drawn_rows], promote_options="default")
+        rejected = pa.concat_tables([rejected, unplanned])
+    return Source(images.sort_by("image_id"), rejected, classes)
+
+
+def _synthetic_rows(path: str, accepted_only: bool) -> tuple[pa.Table, pa.Table]:
+    """Rows of jobs/synthesize.py: table `images` for what was drawn, table `plan` for its labels.
+
+    Returns:
+        IMAGE_LABELS, and REJECTED for images that the plan does not know.
+    """
+    storage = Storage.of(path)
+    images = storage.read_folder("images", ["row_id", "accepted"])
+    labels = storage.read_folder("plan", ["row_id", "label_set"])
+    if accepted_only:
+        images = images.filter(images["accepted"])
+    by_row = dict(zip(labels["row_id"].to_pylist(), labels["label_set"].to_pylist(), strict=True))
+    rows, unplanned = [], []
+    for row in images["row_id"].to_pylist():
+        name = f"{_SYNTHETIC}{row}"
+        if row not in by_row:
+            unplanned.append({"row_id": name, "source": "synthetic", "reason": "not in the table plan"})
+            continue
+        rows.append(
+            {
+                "image_id": name, "study_id": "", "patient_id": name, "split": TRAIN, "view": "", "source": "synthetic",
+                "path": row, "labels": by_row[row], "uncertain": [], "unknown": [], "synthetic": True,
+            }
+        )  # fmt: skip
+    return pa.Table.from_pylist(rows, schema=IMAGE_LABELS), pa.Table.from_pylist(unplanned, schema=REJECTED)
+
+
+def shards_of(images: pa.Table, config: ImagesConfig) -> dict[str, tuple[int, int]]:
+    """Shards of the label table's rows: name (from the ids) -> first row and number of rows."""
+    ids = images["image_id"].to_pylist()
+    size = config.shard_images
+    return {
+        f"{number:05d}-{content_hash(*ids[start : start + size])}": (start, min(size, len(ids) - start))
+        for number, start in enumerate(range(0, len(ids), size))
+    }
+
+
+@dataclass(frozen=True)
+class PrepareShard:
+    """Decode or draw the images of one shard; those that can't be are rejected."""
+
+    handle: LedgerHandle
+    config: ClassifyConfig
+    shards: Mapping[str, tuple[int, int]]
+
+    def __call__(self, shard: str) -> dict[str, Any]:
+        storage, own = self.handle.storage, self.config.images
+        start, count = self.shards[shard]
+        rows = storage.read_table(LABELS_FILE).slice(start, count).to_pylist()
+        synthetic = self._synthetic([row["path"] for row in rows if row["synthetic"]])
+        good: list[dict[str, str]] = []
+        pixels: list[np.ndarray] = []
+        bad: list[dict[str, str]] = []
+        for row in rows:
+            try:
+                image, sha256 = self._image(row, synthetic)
+            except UnreadableImage as error:
+                bad.append({"row_id": row["image_id"], "source": row["path"], "reason": error.reason})
+            else:
+                good.append({"image_id": row["image_id"], "sha256": sha256})
+                pixels.append(image)
+        files: list[FileEntry] = []
+        if good:
+            table = pa.Table.from_pylist(good)
+            table = table.append_column("pixels", pixels_column(np.stack(pixels)))
+            files.append(storage.write_table(f"_work/images/{shard}.parquet", table))
+        if bad:
+            rejected = pa.Table.from_pylist(bad, schema=REJECTED)
+            files.append(storage.write_table(f"rejected/prepare-{shard}.parquet", rejected))
+        reasons = Counter(row["reason"].split(":")[0] for row in bad)
+        summary = {"rows": count, "kept": len(good), "size": own.size, "rejected": dict(sorted(reasons.items()))}
+        self.handle.commit(PREPARE, shard, files, summary)
+        return summary
+
+    def _image(self, row: dict[str, Any], synthetic: Mapping[str, bytes]) -> tuple[np.ndarray, str]:
+        own = self.config.images
+        if row["synthetic"]:
+            data = synthetic[row["path"]]
+        elif own.path is None:
+            from raymedlt.images.phantom import draw, findings_of
+
+            findings = findings_of(row["findings"])
+            return draw(findings, seed=self.config.seed, image_id=row["image_id"], size=own.size), ""
+        else:
+            data = read_file(Storage.of(own.path), row["path"], own.max_pixels)
+        image = decode(data, max_pixels=own.max_pixels)
+        return to_square(image, own.size, own.fit), sha256_of(data)
+
+    def _synthetic(self, wanted: list[str]) -> dict[str, bytes]:
+        """Bytes of the synthetic images of this shard."""
+        if not wanted or self.config.synthetic.path is None:
+            return {}
+        storage, names = Storage.of(self.config.synthetic.path), pa.array(wanted)
+        found: dict[str, bytes] = {}
+        for file in storage.list_files("images"):
+            if not file.endswith(".parquet"):
+                continue
+            here = pc.is_in(storage.read_table(file, ["row_id"])["row_id"], names)
+            if pc.any(here).as_py():  # pixels are read of files that hold some of these rows
+                for row in storage.read_table(file, ["row_id", "image"]).filter(here).to_pylist():
+                    found[row["row_id"]] = row["image"]["bytes"]
+        return found
