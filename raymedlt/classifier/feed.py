@@ -107,6 +107,7 @@ def thread_feed(examples: Examples, changes: AugmentConfig) -> Feed:
         stop = threading.Event()
 
         def work() -> None:
+            torch.set_num_threads(1)  # of this thread alone: two teams on the same cores spin against each other
             try:
                 for step in steps:
                     if stop.is_set():
