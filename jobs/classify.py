@@ -13,7 +13,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that it runs from a checkout that isn't installed
 
 from raymedlt.classifier.config import ClassifyConfig
-from raymedlt.classifier.distributed import describe, run
+from raymedlt.classifier.running import describe, run
 from raymedlt.job import main
 
 if __name__ == "__main__":

@@ -1,4 +1,20 @@
-"""Long-tailed multi-label classification of chest X-rays (TRCGL-Net). `load(folder).predict(images)`."""
+"""Long-tailed multi-label classification of chest X-rays (TRCGL-Net). `load(folder).predict(images)`.
+
+config.py        the job's configuration
+preparing.py     label table and image files (or the phantom) to prepared shards
+arranging.py     classes, splits, leak check
+examples.py      rows beside their images
+backbone.py, modules.py, label_graph.py, model.py    the network
+losses.py, sampling.py, feed.py    what a step sees and minimises
+training.py      the loop; checkpoint.py: where it stands; task.py: one training from folder to network
+scoring.py, calibration.py, metrics.py, bootstrap.py, evaluation.py    from network to figures with intervals
+ablation.py      the variants of --ablate
+running.py       the job, stage by stage; distributed.py: all that knows Ray; finish.py: tables, model, page, card
+outcome.py, report.py, page.py (with figures.py, confusion.py, attentionmaps.py, graphfigure.py), card.py
+predictor.py     a finished classifier
+
+Source: TRCGL-Net (arXiv 2607.00975) and its authors' release; where raymedlt differs, the module says so.
+"""
 
 from __future__ import annotations
 

@@ -284,7 +284,7 @@ class SyntheticConfig:
     """Synthetic training images, as jobs/synthesize.py leaves them. They are never validation or test images."""
 
     path: str | None = None
-    """Run folder of jobs/synthesize.py, or a folder of its table `images`. Default: none."""
+    """Run folder of jobs/synthesize.py (its tables `images` and `plan`). Default: none."""
     use: Literal["mix", "pretrain"] = "mix"
     """mix: beside the real ones; pretrain: an extra stage on synthetic images alone comes first."""
     pretrain_epochs: int = 5

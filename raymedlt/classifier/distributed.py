@@ -1,334 +1,34 @@
-"""The classifier as a job: stages over shards and trainings, on Ray or in this process, resumable from the output.
+"""All of the classifier that knows Ray: a training under Ray Train, batches by Ray Data, prediction over a data set.
 
-labels -> prepare -> arrange -> settle -> train (one or several) -> score -> finish. Images are decoded in shards, on
-Ray Data's workers or in threads; a training runs in this process, or under Ray Train with a process per replica. Where
-images are streamed they lie in Ray's object store and Ray Data makes the batches; the batches are the same.
+Where images are streamed they lie in Ray's object store and Ray Data makes the batches; the batches are the same.
 """
 
 from __future__ import annotations
 
-import contextlib
-import dataclasses
-import json
-import os
-import threading
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 
-from raymedlt.classifier import finish
-from raymedlt.classifier.ablation import variants
-from raymedlt.classifier.arranging import ARRANGE, EXAMPLES_FILE, arrange
-from raymedlt.classifier.checkpoint import LATEST
-from raymedlt.classifier.config import AugmentConfig, ClassifyConfig
+from raymedlt.classifier.arranging import EXAMPLES_FILE
+from raymedlt.classifier.config import AugmentConfig
 from raymedlt.classifier.examples import Bytes, Examples, PixelShards, Rows, pixels_of
 from raymedlt.classifier.feed import AHEAD, Batch, Feed, Step, make_batch
 from raymedlt.classifier.predictor import load, read_about
-from raymedlt.classifier.preparing import LABELS, LABELS_FILE, PREPARE, PrepareShard, read_source, shards_of
-from raymedlt.classifier.task import TRAINED, Data, Training, do
+from raymedlt.classifier.task import Data, Training, do
 from raymedlt.classifier.training import Settings
-from raymedlt.config import config_hash, hashed_part
-from raymedlt.errors import ConfigError, InputError, RaymedltError
-from raymedlt.ledger import Ledger, LedgerHandle
-from raymedlt.progress import Progress
+from raymedlt.errors import InputError, RaymedltError
+from raymedlt.ledger import LedgerHandle
 from raymedlt.runtime import (
     ATTEMPTS,
-    Cluster,
-    connect,
-    private_by_default,
-    run_shards,
-    run_shards_locally,
     worker_environment,
 )
-from raymedlt.seeds import keyed_seed
 from raymedlt.storage import Storage, content_hash
 
 if TYPE_CHECKING:
     import ray.data
-
-SETTLE, SCORE, FINISH = "settle", "score", "finish"
-_POLL_SECONDS = 2.0
-_HELD_BYTES = 4 * 1024**3
-"""Prepared images up to this size are held by every replica (and by the driver, for scoring)."""
-
-
-def describe(config: ClassifyConfig) -> str:
-    """What `run` would do. Reads the label table's first bytes at most."""
-    private_by_default()
-    return finish.description(config, Storage.of(config.output), workers_of(config))
-
-
-def workers_of(config: ClassifyConfig) -> int:
-    """Configured workers, else one per CPU of this machine."""
-    return config.workers or os.cpu_count() or 1
-
-
-def run(config: ClassifyConfig) -> str:
-    """Train, evaluate and explain; leave tables, model and page in `config.output`; return the page's path or URI.
-
-    Raises:
-        InputError: nothing to read, nothing valid, a patient in two splits, or more rejected rows than allowed.
-        RunConflictError: the output folder belongs to another run or another driver.
-        InterruptedRun: SIGTERM; the same command goes on.
-    """
-    private_by_default()
-    storage = Storage.of(config.output)
-    with (
-        Ledger.open(
-            storage,
-            config_hash=config_hash(config),
-            config=hashed_part(config),
-            data_hash=finish.data_hash(config),
-            restart=config.restart,
-        ) as ledger,
-        contextlib.ExitStack() as stack,
-    ):
-        return _Run(config, storage, ledger, stack).work()
-
-
-class _Run:
-    """One run of the job, stage by stage."""
-
-    def __init__(self, config: ClassifyConfig, storage: Storage, ledger: Ledger, stack: contextlib.ExitStack) -> None:
-        self.config, self.storage, self.ledger, self.stack = config, storage, ledger, stack
-        self.progress = Progress()
-        self.workers = workers_of(config)
-        self.began = time.monotonic()
-        self.ray: Cluster | None = None
-        self.always_ray = config.ray_from == 0 or bool(os.environ.get("RAY_ADDRESS"))
-        self.loaded: Examples | None = None
-        self.data = Data((), (), config.images.size)
-
-    def work(self) -> str:
-        """All stages in order."""
-        labels = self._labels()
-        images = self.storage.read_table(LABELS_FILE)
-        prepared = self._prepare(images)
-        finish.check_rows(labels, prepared, self.config)
-        arranged = self._arrange(images, labels["classes"], list(prepared))
-        self.data = Data(tuple(arranged["classes"]), tuple(self._image_files()), self.config.images.size)
-        settings = self._settle()
-        for training in self._trainings():
-            self._train(training, settings)
-        return self._finish(labels, prepared, arranged, settings)
-
-    def _labels(self) -> dict[str, Any]:
-        known = self.ledger.done(LABELS, "table")
-        if known is not None:
-            self.progress.skip(LABELS, "already done")
-            return known
-        with self.progress.stage("read labels"):
-            source = read_source(self.config)
-            entries = [self.storage.write_table(LABELS_FILE, source.images)]
-            if source.rejected.num_rows:
-                entries.append(self.storage.write_table("rejected/labels.parquet", source.rejected))
-            reasons: dict[str, int] = {}
-            for reason in source.rejected["reason"].to_pylist():
-                reasons[reason.split(":")[0]] = reasons.get(reason.split(":")[0], 0) + 1
-            summary = {
-                "rows": source.images.num_rows + source.rejected.num_rows,
-                "rejected": dict(sorted(reasons.items())),
-                "classes": list(source.classes),
-            }
-            self.ledger.commit(LABELS, "table", entries, summary)
-        return summary
-
-    def _prepare(self, images: pa.Table) -> dict[str, dict[str, Any]]:
-        on_ray = self.always_ray or images.num_rows >= self.config.ray_from
-        shards = shards_of(images, self.config.images)
-        function = PrepareShard(self.ledger.worker(), self.config, shards)
-        sizes: Callable[[str], int] = lambda name: shards[name][1]  # noqa: E731
-        if on_ray and self.ledger.pending(PREPARE, shards):
-            self._connect()
-            return run_shards(
-                PREPARE, list(shards), function, progress=self.progress, workers=self.workers, ledger=self.ledger,
-                unit="images", units=sizes,
-            )  # fmt: skip
-        return run_shards_locally(
-            PREPARE, list(shards), function, progress=self.progress, workers=self.workers, ledger=self.ledger,
-            unit="images", units=sizes,
-        )  # fmt: skip
-
-    def _image_files(self) -> list[str]:
-        markers = self.ledger.shards(PREPARE).values()
-        return sorted(
-            entry.name for marker in markers for entry in marker.files if entry.name.startswith("_work/images/")
-        )
-
-    def _arrange(self, images: pa.Table, classes: Sequence[str], shards: list[str]) -> dict[str, Any]:
-        known = self.ledger.done(ARRANGE, "examples")
-        if known is not None:
-            return known
-        with self.progress.stage(ARRANGE):
-            files = self._image_files()
-            empty = pa.table({"image_id": pa.array([], pa.string()), "sha256": pa.array([], pa.string())})
-            prepared = self.storage.read_tables(files, ["image_id", "sha256"]) if files else empty
-            arranged = arrange(images, prepared, classes, self.config)
-            entry = self.storage.write_table(EXAMPLES_FILE, arranged.table)
-            self.ledger.commit(ARRANGE, "examples", [entry], arranged.summary)
-        return arranged.summary
-
-    def _settle(self) -> Settings:
-        """Device, precision and threads: settled once per run, since they decide the last digits."""
-        known = self.ledger.done(SETTLE, "machine")
-        if known is None:
-            device = self._device()
-            known = dataclasses.asdict(
-                Settings(device, _precision(self.config, device), _threads(self.config, self.ray))
-            )
-            self.ledger.commit(SETTLE, "machine", [], known)
-        return Settings(**known)
-
-    def _device(self) -> Any:
-        wanted, replicas = self.config.training.device, self.config.training.replicas
-        if wanted == "auto" and not self._under_ray:
-            import torch
-
-            return "cuda" if torch.cuda.is_available() else "cpu"
-        if wanted == "auto":
-            return "cuda" if self._connect().gpus >= replicas else "cpu"
-        if wanted == "cuda" and self._under_ray and self._connect().gpus < replicas:
-            raise ConfigError(
-                f"training.device is 'cuda', and the cluster has {self._connect().gpus:g} GPUs",
-                f"one for each of {replicas} replicas",
-                "give fewer --training.replicas, or --training.device cpu",
-            )
-        return wanted
-
-    @property
-    def _under_ray(self) -> bool:
-        return self.always_ray or self.config.training.replicas > 1
-
-    def _stream(self) -> bool:
-        """Whether the images stay in the object store: where they would fill every replica's memory."""
-        images = sum(int(marker.summary["kept"]) for marker in self.ledger.shards(PREPARE).values())
-        return images * self.data.size**2 > _HELD_BYTES
-
-    def _connect(self) -> Cluster:
-        if self.ray is None:
-            with self.progress.stage("start Ray"):
-                self.ray = self.stack.enter_context(connect(max(self.workers, self.config.training.replicas)))
-        return self.ray
-
-    def _trainings(self) -> list[Training]:
-        """The members of the ensemble, and the variants of the ablation (of one member)."""
-        own, found = self.config, []
-        for number in range(own.evaluation.members):
-            seed = own.seed if number == 0 else keyed_seed(own.seed, "member", number)
-            found.append(Training(member_name(number), dataclasses.replace(own, seed=seed)))
-        if own.ablate:
-            found += [Training(f"without-{name}", each) for name, each in list(variants(own).items())[1:]]
-        return found
-
-    def _train(self, training: Training, settings: Settings) -> None:
-        if self.ledger.done(TRAINED, training.name) is not None:
-            self.progress.skip(f"train {training.name}", "already done")
-            return
-        own = training.config.training
-        epochs = own.stage1_epochs + own.stage2_epochs
-        if training.config.synthetic.path is not None and training.config.synthetic.use == "pretrain":
-            epochs += training.config.synthetic.pretrain_epochs
-        with self.progress.stage(f"train {training.name}", total=epochs, unit="epochs") as advance:
-            if self._under_ray:
-                self._connect()
-                with _watch(self.storage.sub(f"_work/train/{training.name}"), advance):
-                    train_on_ray(
-                        training, self.data, settings, self.ledger.worker(), stream=self._stream(), storage=self.storage
-                    )
-                return
-
-            def said(entry: Mapping[str, Any]) -> None:
-                self.ledger.check_lock()
-                advance(1)
-
-            do(training, self.data, settings, self.ledger.worker(), said=said, examples=self.examples())
-
-    def examples(self) -> Examples:
-        """All examples with their images in this process's memory; read once."""
-        if self.loaded is None:
-            with self.progress.stage("load images"):
-                self.loaded = self.data.load(self.storage)
-        return self.loaded
-
-    def _finish(
-        self,
-        labels: dict[str, Any],
-        prepared: dict[str, dict[str, Any]],
-        arranged: dict[str, Any],
-        settings: Settings,
-    ) -> str:
-        if self.ledger.done(FINISH, "page") is None:
-            finish.finish(
-                finish.Outcome(
-                    config=self.config,
-                    labels=labels,
-                    prepared=prepared,
-                    arranged=arranged,
-                    settings=settings,
-                    members=[member_name(number) for number in range(self.config.evaluation.members)],
-                    workers=self.workers,
-                    where="Ray" if self._under_ray else "one process",
-                ),
-                self.examples(),
-                self.storage,
-                self.ledger,
-                self.progress,
-                self.began,
-            )
-        return f"{self.storage.uri.rstrip('/')}/{finish.PAGE}"
-
-
-def member_name(number: int) -> str:
-    """Of a member of the ensemble."""
-    return f"member-{number}"
-
-
-def _precision(config: ClassifyConfig, device: str) -> Any:
-    wanted = config.training.precision
-    if wanted != "auto":
-        return wanted
-    from raymedlt.embedding.encoder import processor_has_bfloat16
-
-    return "bfloat16" if device == "cuda" or processor_has_bfloat16() else "float32"
-
-
-def _threads(config: ClassifyConfig, cluster: Cluster | None) -> int:
-    """Threads of one replica: the machine's CPUs shared out, at least one. On a cluster of several nodes: one."""
-    if cluster is not None and cluster.nodes > 1:
-        return 1
-    return max(1, (os.cpu_count() or 1) // config.training.replicas)
-
-
-@contextlib.contextmanager
-def _watch(storage: Storage, advance: Callable[[int], None]) -> Iterator[None]:
-    """Advance the progress as epochs appear in the checkpoints that the first replica writes."""
-    stop = threading.Event()
-
-    def epochs() -> int:
-        try:
-            return len(json.loads(storage.read_bytes(LATEST))["position"]["history"])
-        except (FileNotFoundError, ValueError, KeyError):
-            return 0
-
-    def look() -> None:
-        seen = 0
-        while not stop.wait(_POLL_SECONDS):
-            now = epochs()
-            if now > seen:
-                advance(now - seen)
-                seen = now
-
-    thread = threading.Thread(target=look, name="watch", daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        thread.join()
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from runs import ROOT, environment
 from raymedlt import schema
 from raymedlt.classifier import load
 from raymedlt.classifier.config import ClassifyConfig
-from raymedlt.classifier.distributed import describe, run
+from raymedlt.classifier.running import describe, run
 from raymedlt.errors import InputError
 from raymedlt.job import main
 from raymedlt.seeds import generator
@@ -54,7 +54,7 @@ def script(*words: str, timeout: float = 300) -> subprocess.CompletedProcess[str
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run on the phantom with an ablation, started as a user does."""
     output = tmp_path_factory.mktemp("classify") / "run"
-    told = script(*PHANTOM, "--ablate", "--output", str(output))
+    told = script(*PHANTOM, "--ablate", "--output", str(output), timeout=500)
     assert told.returncode == 0, told.stderr
     assert told.stdout.splitlines() == [str(output / "report.html")]
     return output
@@ -218,7 +218,7 @@ def test_too_many_rejected_rows_fail_the_run(folder: Path, tmp_path: Path, capsy
     [
         (["--labels.classes", "[Sqare]"], "Square"),
         (["--labels.min_positives", "1000"], "none of 2 classes has 1000 positive training images"),
-        (["--model.backbone", "resnet11"], "resnet10t"),
+        (["--model.backbone", "resnet11"], "such as resnet10"),
         (["--images.path", "/nowhere/at/all"], "does not exist"),
         (["--labels.path", "/nowhere/labels.csv"], "can't be read"),
         (["--synthetic.path", "/nowhere/synthetic"], "holds no Parquet files"),
