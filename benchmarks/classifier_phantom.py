@@ -41,7 +41,7 @@ from raymedlt.storage import Storage
 
 ROOT = Path(__file__).resolve().parents[1]
 IMAGES, TEST_IMAGES, EPOCHS = 20_000, 4_000, 8
-RATES = (2e-3, 4e-3)
+RATES = (4e-3, 8e-3)
 RESAMPLES = 1000
 PREPARE = (
     f"--phantom.images={IMAGES}", f"--phantom.test_images={TEST_IMAGES}", "--training.stage2_epochs=1",

@@ -8,6 +8,7 @@ leaves behind starts with "_tmp" and is invisible to every reader here.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import os
 import posixpath
 import secrets
@@ -165,6 +166,17 @@ class Storage:
         """The Parquet file `name`, or some of its columns. Raises FileNotFoundError."""
         with self.open_input(name) as file:
             return pq.read_table(file, columns=columns)
+
+    def read_rows(self, name: str, start: int, count: int) -> pa.Table:
+        """Rows `start` to `start + count` of the Parquet file `name`; only the row groups that hold them are read."""
+        with self.open_input(name) as file:
+            parquet = pq.ParquetFile(file)
+            sizes = [parquet.metadata.row_group(number).num_rows for number in range(parquet.num_row_groups)]
+            ends = list(itertools.accumulate(sizes))
+            wanted = [n for n, end in enumerate(ends) if end > start and end - sizes[n] < start + count]
+            if not wanted:
+                return parquet.schema_arrow.empty_table()
+            return parquet.read_row_groups(wanted).slice(start - (ends[wanted[0]] - sizes[wanted[0]]), count)
 
     def read_tables(self, names: Iterable[str], columns: list[str] | None = None) -> pa.Table:
         """The Parquet files `names`, which share one schema, one below the other.

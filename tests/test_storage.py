@@ -247,3 +247,11 @@ def test_content_hash():
     parts = [("ab", "c"), ("a", "bc"), ("abc",), ("1",), (1,), (b"1",), (), ("",), ("", "")]
     assert len({content_hash(*p) for p in parts}) == len(parts)
     assert content_hash("\ud800")  # a lone surrogate is no error
+
+
+@pytest.mark.parametrize(("start", "count"), [(0, 5), (3, 4), (4, 4), (7, 3), (0, 10), (9, 5), (12, 1)])
+def test_rows_are_read_by_group(tmp_path, start, count):
+    storage = Storage.of(str(tmp_path))
+    table = pa.table({"n": list(range(10))})
+    storage.write_table("t.parquet", table, row_group_rows=4)
+    assert storage.read_rows("t.parquet", start, count)["n"].to_pylist() == list(range(10))[start : start + count]

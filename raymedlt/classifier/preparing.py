@@ -111,7 +111,7 @@ class PrepareShard:
     def __call__(self, shard: str) -> dict[str, Any]:
         storage, own = self.handle.storage, self.config.images
         start, count = self.shards[shard]
-        rows = storage.read_table(LABELS_FILE).slice(start, count).to_pylist()
+        rows = storage.read_rows(LABELS_FILE, start, count).to_pylist()
         synthetic = self._synthetic([row["path"] for row in rows if row["synthetic"]])
         good: list[dict[str, str]] = []
         pixels: list[np.ndarray] = []

@@ -120,7 +120,9 @@ class _Run:
             return known
         with self.progress.stage("read labels"):
             source = read_source(self.config)
-            entries = [self.storage.write_table(LABELS_FILE, source.images)]
+            # A shard's rows are a row group, so that a worker reads no others.
+            rows = self.config.images.shard_images
+            entries = [self.storage.write_table(LABELS_FILE, source.images, row_group_rows=rows)]
             if source.rejected.num_rows:
                 entries.append(self.storage.write_table("rejected/labels.parquet", source.rejected))
             reasons: dict[str, int] = {}
