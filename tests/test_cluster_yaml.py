@@ -104,7 +104,7 @@ def test_versions_are_pinned_to_what_the_package_asks_for(cluster: dict[str, Any
     image = re.fullmatch(r"rayproject/ray:(\d+\.\d+)\.\d+-py311", cluster["docker"]["image"])
     assert image
     assert image.group(1) == ".".join(ray.__version__.split(".")[:2])
-    assert f"ray[data,default]>={image.group(1)}" in (ROOT / "pyproject.toml").read_text()
+    assert f"ray[data,default,train]>={image.group(1)}" in (ROOT / "pyproject.toml").read_text()
 
 
 def test_the_project_is_installed_with_faiss_for_cpus(cluster: dict[str, Any]) -> None:

@@ -63,7 +63,8 @@ def test_the_whole_is_the_formula() -> None:
     k = gated.flatten(2)
     a = torch.softmax(torch.einsum("cd,bdk->bck", model.attention.query_CD, k), -1)
     v = torch.einsum("bck,bdk->bcd", a, k)
-    image = x.mean((2, 3)) @ w.T + b + 0.1 * ((v * w).sum(-1) + b)
+    lam = model.config.attention_strength
+    image = x.mean((2, 3)) @ w.T + b + lam * ((v * w).sum(-1) + b)
     expected = image + 0.05 * model.graph(gated.mean((2, 3)))
     logits, maps = model(images(), with_maps=True)
     torch.testing.assert_close(logits, expected, atol=1e-5, rtol=1e-5)
