@@ -25,6 +25,11 @@ def variants(config: ClassifyConfig) -> dict[str, ClassifyConfig]:
     if loss.sampling != "uniform":
         found["uniform-sampling"] = replace(config, loss=replace(loss, sampling="uniform"))
     if synthetic.path is not None:
-        found["no-synthetic"] = replace(config, synthetic=replace(synthetic, weight=0.0))
-    found[PLAIN] = replace(config, model=plain_model, loss=replace(loss, name="bce", sampling="uniform"))
+        found["no-synthetic"] = replace(config, synthetic=replace(synthetic, path=None))
+    found[PLAIN] = replace(
+        config,
+        model=plain_model,
+        loss=replace(loss, name="bce", sampling="uniform"),
+        synthetic=replace(synthetic, path=None),
+    )
     return found

@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 
 from raymedlt.classifier.config import ClassifyConfig
 from raymedlt.classifier.examples import Examples, Pixels, PixelShards, pixels_of
-from raymedlt.errors import InputError
+from raymedlt.errors import ConsistencyError, InputError
 from raymedlt.images.labels import positives
 from raymedlt.images.splits import check_leaks, complete_splits
 from raymedlt.schema import SPLITS, TRAIN
@@ -53,6 +53,12 @@ def arrange(labels: pa.Table, prepared: pa.Table, classes: Sequence[str], config
     table = labels.take(joined["row"])
     if not table.num_rows:
         raise InputError("no image could be prepared", "at least one", "see the reasons in the table `rejected`")
+    if table.num_rows != prepared.num_rows:
+        raise ConsistencyError(
+            f"{prepared.num_rows} prepared images and {table.num_rows} rows of the label table for them",
+            "one row for each",
+            "--restart",
+        )
     wanted = tuple(config.labels.classes or classes)
     labels_NC, known_NC = positives(table, wanted, uncertain=config.labels.uncertain)
     table = complete_splits(table, labels_NC * known_NC, config.split, config.seed)

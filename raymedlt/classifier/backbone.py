@@ -31,6 +31,9 @@ GREY_MEAN, GREY_STD = 0.5, 0.25
 LITE0, LITE0_BACKBONE = "efficientnet-lite0", "tf_efficientnet_lite0"
 """Value of model.weights that stands for the packaged ImageNet weights, and the timm network that they fit."""
 
+FIRST_MEMBER = "member-0.safetensors"
+"""The first network in the folder `model` of a run."""
+
 Weights = Mapping[str, Tensor]
 
 
@@ -194,15 +197,25 @@ def _drop_head(network: Any, inputs: int) -> tuple[str, ...]:
 
 
 def _read(weights: str) -> dict[str, Tensor]:
-    """The tensors of a .safetensors file, or of the model.safetensors in a folder or in its folder `model`."""
+    """The tensors of a .safetensors file, or of the network in a folder or in its folder `model`."""
+    return dict(safetensors.torch.load(weights_bytes(weights)))
+
+
+def weights_bytes(weights: str) -> bytes:
+    """The file that model.weights names: itself, or the (first) network in a folder or a run's folder.
+
+    Raises:
+        InputError: there is none.
+    """
     parent, _, name = weights.rstrip("/").rpartition("/")
     if weights.endswith(".safetensors"):
         storage, names = Storage.of(parent or ("/" if weights.startswith("/") else ".")), [name]
     else:
-        storage, names = Storage.of(weights), ["model.safetensors", "model/model.safetensors"]
+        names = [f"{folder}{file}" for folder in ("", "model/") for file in ("model.safetensors", FIRST_MEMBER)]
+        storage = Storage.of(weights)
     for name in names:
         if storage.size(name) is not None:
-            return dict(safetensors.torch.load(storage.read_bytes(name)))
+            return storage.read_bytes(name)
     raise InputError(
         f"model.weights names '{storage.uri}', where there is no {' and no '.join(names)}",
         "a .safetensors file, a folder with model.safetensors, or a run folder of jobs/classify.py",

@@ -141,6 +141,7 @@ class ModelConfig:
     """r, lam and alpha are learnt, from 0, where every module does nothing."""
 
     def __post_init__(self) -> None:
+        refuse_credentials("model.weights", self.weights)
         require(0 <= self.drop_path < 1, "model.drop_path", self.drop_path, "a probability in [0, 1)")
         require(0 <= self.graph_dropout < 1, "model.graph_dropout", self.graph_dropout, "a probability in [0, 1)")
         for name in ("gate_strength", "attention_strength", "graph_strength"):
@@ -264,7 +265,7 @@ class EvaluationConfig:
     bootstrap: int = 1000
     """Resamples of patients for the 95 % intervals."""
     tta: bool = False
-    """Average the probabilities over small shifts and scales of the image (no flips)."""
+    """Average the logits over small shifts and scales of the image (no flips)."""
     members: int = 1
     """Networks trained with different seeds whose probabilities are averaged."""
     batch_images: int = 128
@@ -290,7 +291,8 @@ class SyntheticConfig:
     pretrain_epochs: int = 5
     """pretrain: epochs on synthetic images alone."""
     weight: float = 0.5
-    """Weight of a synthetic image in the loss after warm-up; 0 during it (the paper's)."""
+    """mix: weight of a synthetic image in the loss of stage 2 after training.warmup_epochs; before that and in stage 1
+    it is 0 (the paper's)."""
     accepted_only: bool = True
     """Leave out what the gate refused."""
 

@@ -14,6 +14,7 @@ import torch
 
 from raymedlt import __version__
 from raymedlt.classifier.ablation import variants
+from raymedlt.classifier.backbone import LITE0, weights_bytes
 from raymedlt.classifier.config import ClassifyConfig
 from raymedlt.classifier.evaluation import (
     Evaluation,
@@ -31,6 +32,7 @@ from raymedlt.classifier.task import TRAINED
 from raymedlt.classifier.training import Settings
 from raymedlt.config import config_hash, to_yaml
 from raymedlt.errors import ConsistencyError, InputError
+from raymedlt.images.label_files import locate
 from raymedlt.ledger import FOLDER, Ledger
 from raymedlt.progress import Progress
 from raymedlt.schema import TEST, VALIDATION
@@ -59,21 +61,18 @@ def data_hash(config: ClassifyConfig) -> str:
     """Names the input: the label table's bytes, names and sizes of the image files, the synthetic images' manifest."""
     parts: list[str] = []
     if config.labels.path is not None:
-        folder, _, name = config.labels.path.rpartition("/")
-        storage = Storage.of(folder or ("/" if config.labels.path.startswith("/") else "."))
-        try:
-            parts.append(sha256_of(storage.read_bytes(name)))
-        except OSError:
-            raise InputError(
-                f"labels.path names '{name}', which can't be read", "a CSV or Parquet file", "check --labels.path"
-            ) from None
+        storage, name = locate(config.labels.path)
+        parts.append(sha256_of(storage.read_bytes(name)))
+    if config.model.weights not in (None, LITE0):
+        parts.append(sha256_of(weights_bytes(str(config.model.weights))))
     if config.images.path is not None:
         images = Storage.of(config.images.path)
         if not images.exists():
             raise InputError(
                 f"images.path is '{images.uri}', which does not exist", "a folder of images", "check --images.path"
             )
-        parts += [f"{name}:{size}" for name, size in images.sizes()]
+        own = Storage.of(config.output).uri.removeprefix(images.uri.rstrip("/") + "/") + "/"  # this run's, if inside
+        parts += [f"{name}:{size}" for name, size in images.sizes() if not name.startswith(own)]
     if config.synthetic.path is not None:
         synthetic = Storage.of(config.synthetic.path)
         names = [name for name in synthetic.list_files() if name.endswith(".parquet")]

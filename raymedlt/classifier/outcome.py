@@ -19,6 +19,7 @@ from raymedlt.classifier.metrics import ALL, Floats, classes_of
 from raymedlt.classifier.model import LabelGraphClassifier
 from raymedlt.classifier.report import (
     GROUPS,
+    UNDEFINED,
     AblationRow,
     ClassScores,
     Estimate,
@@ -177,17 +178,17 @@ def _reliability(
 
 def _ablation(first: Evaluation, others: Mapping[str, Evaluation]) -> list[AblationRow]:
     members = classes_of(first.groups)
-    tail = members.get("tail", members[ALL])
+    tail = members.get("tail", [])
     rows = []
     for name, each in {"full": first, **others}.items():
         alone = each is first
         rows.append(
             AblationRow(
                 variant=name,
-                tail=_estimate(each.test.interval("average_precision", tail)),
+                tail=_estimate(each.test.interval("average_precision", tail)) if tail else UNDEFINED,
                 macro=_estimate(each.test.interval("average_precision")),
                 tail_difference=None
-                if alone
+                if alone or not tail
                 else _estimate(paired_difference(each.test, first.test, "average_precision", tail)),
                 macro_difference=None
                 if alone
@@ -243,6 +244,11 @@ def _warnings(outcome: Outcome, evaluation: Evaluation, examples: Examples) -> l
     )
     if rejected:
         found.append(f"{rejected:,} rows were rejected; their reasons are in the table `rejected`.")
+    if outcome.config.images.path is None and outcome.config.phantom.test_positives:
+        found.append(
+            "Rare classes were topped up among the test images, so they are commoner there than in training: average"
+            " precision is higher and probabilities look too low for them."
+        )
     if evaluation.no_threshold:
         names = ", ".join(examples.classes[number] for number in evaluation.no_threshold)
         found.append(f"No validation image shows {names}: the threshold there is 0.5, chosen by nobody.")

@@ -7,6 +7,7 @@ rejected/*.parquet              what could not be used, and why
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ import pyarrow.compute as pc
 
 from raymedlt.classifier.config import ClassifyConfig, ImagesConfig
 from raymedlt.classifier.examples import pixels_column
+from raymedlt.errors import InputError
 from raymedlt.images.labels import read_labels
 from raymedlt.images.readers import UnreadableImage, decode, read_file, to_square
 from raymedlt.ledger import LedgerHandle
@@ -27,6 +29,11 @@ from raymedlt.storage import FileEntry, Storage, content_hash, sha256_of
 LABELS, PREPARE = "labels", "prepare"
 LABELS_FILE = "_work/labels/all.parquet"
 _SYNTHETIC = "synthetic-"
+
+
+def kind_of(reason: str) -> str:
+    """A reason without what it quotes of the table: fit for logs, markers and pages."""
+    return re.split(r"[:']", reason)[0].strip()
 
 
 @dataclass(frozen=True)
@@ -57,17 +64,21 @@ def read_source(config: ClassifyConfig) -> Source:
         table = read_labels(config.labels)
         images, rejected, classes = table.images, table.rejected, table.classes
     if config.synthetic.path is not None:
-        drawn_rows, unplanned = _synthetic_rows(config.synthetic.path, config.synthetic.accepted_only)
+        drawn_rows, unplanned = _synthetic_rows(config.synthetic.path, config.synthetic.accepted_only, set(classes))
         images = pa.concat_tables([images, drawn_rows], promote_options="default")
         rejected = pa.concat_tables([rejected, unplanned])
     return Source(images.sort_by("image_id"), rejected, classes)
 
 
-def _synthetic_rows(path: str, accepted_only: bool) -> tuple[pa.Table, pa.Table]:
+def _synthetic_rows(path: str, accepted_only: bool, classes: set[str]) -> tuple[pa.Table, pa.Table]:
     """Rows of jobs/synthesize.py: table `images` for what was drawn, table `plan` for its labels.
 
     Returns:
-        IMAGE_LABELS, and REJECTED for images that the plan does not know.
+        IMAGE_LABELS, and REJECTED for images that the plan does not know, whose label set names a class that the label
+        table does not know (they would be negatives of everything), or that are given twice.
+
+    Raises:
+        InputError: no image is left.
     """
     storage = Storage.of(path)
     images = storage.read_folder("images", ["row_id", "accepted"])
@@ -75,18 +86,29 @@ def _synthetic_rows(path: str, accepted_only: bool) -> tuple[pa.Table, pa.Table]
     if accepted_only:
         images = images.filter(images["accepted"])
     by_row = dict(zip(labels["row_id"].to_pylist(), labels["label_set"].to_pylist(), strict=True))
-    rows, unplanned = [], []
+    rows, unplanned, seen = [], [], set()
     for row in images["row_id"].to_pylist():
         name = f"{_SYNTHETIC}{row}"
         if row not in by_row:
             unplanned.append({"row_id": name, "source": "synthetic", "reason": "not in the table plan"})
             continue
+        if row in seen or not set(by_row[row]) <= classes:
+            reason = "row_id is given twice" if row in seen else "its label set has a class that the label table lacks"
+            unplanned.append({"row_id": name, "source": "synthetic", "reason": reason})
+            continue
+        seen.add(row)
         rows.append(
             {
                 "image_id": name, "study_id": "", "patient_id": name, "split": TRAIN, "view": "", "source": "synthetic",
                 "path": row, "labels": by_row[row], "uncertain": [], "unknown": [], "synthetic": True,
             }
         )  # fmt: skip
+    if not rows:
+        raise InputError(
+            f"no synthetic image of '{storage.uri}' can be used ({len(unplanned)} were rejected)",
+            "accepted images whose label sets use the label table's class names",
+            "look at that run's page, or leave --synthetic.path out",
+        )
     return pa.Table.from_pylist(rows, schema=IMAGE_LABELS), pa.Table.from_pylist(unplanned, schema=REJECTED)
 
 
@@ -132,7 +154,7 @@ class PrepareShard:
         if bad:
             rejected = pa.Table.from_pylist(bad, schema=REJECTED)
             files.append(storage.write_table(f"rejected/prepare-{shard}.parquet", rejected))
-        reasons = Counter(row["reason"].split(":")[0] for row in bad)
+        reasons = Counter(kind_of(row["reason"]) for row in bad)
         summary = {"rows": count, "kept": len(good), "size": own.size, "rejected": dict(sorted(reasons.items()))}
         self.handle.commit(PREPARE, shard, files, summary)
         return summary

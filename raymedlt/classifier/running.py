@@ -26,7 +26,7 @@ from raymedlt.classifier.checkpoint import LATEST
 from raymedlt.classifier.config import ClassifyConfig
 from raymedlt.classifier.distributed import train_on_ray
 from raymedlt.classifier.examples import Examples
-from raymedlt.classifier.preparing import LABELS, LABELS_FILE, PREPARE, PrepareShard, read_source, shards_of
+from raymedlt.classifier.preparing import LABELS, LABELS_FILE, PREPARE, PrepareShard, kind_of, read_source, shards_of
 from raymedlt.classifier.task import TRAINED, Data, Training, do
 from raymedlt.classifier.training import Settings
 from raymedlt.config import config_hash, hashed_part
@@ -72,6 +72,7 @@ def run(config: ClassifyConfig) -> str:
         InterruptedRun: SIGTERM; the same command goes on.
     """
     private_by_default()
+    _check_device(config)
     build_backbone(config.model)  # a network or weights that can't be used end the run here, not after the images
     storage = Storage.of(config.output)
     with (
@@ -85,6 +86,17 @@ def run(config: ClassifyConfig) -> str:
         contextlib.ExitStack() as stack,
     ):
         return _Run(config, storage, ledger, stack).work()
+
+
+def _check_device(config: ClassifyConfig) -> None:
+    """Refuse a GPU that isn't there, before anything is done; on a cluster the run itself looks."""
+    import torch
+
+    here = config.training.replicas == 1 and config.ray_from > 0 and not os.environ.get("RAY_ADDRESS")
+    if config.training.device == "cuda" and here and not torch.cuda.is_available():
+        raise ConfigError(
+            "training.device is 'cuda', and this machine has no GPU", "cpu or auto", "give --training.device auto"
+        )
 
 
 class _Run:
@@ -127,7 +139,7 @@ class _Run:
                 entries.append(self.storage.write_table("rejected/labels.parquet", source.rejected))
             reasons: dict[str, int] = {}
             for reason in source.rejected["reason"].to_pylist():
-                reasons[reason.split(":")[0]] = reasons.get(reason.split(":")[0], 0) + 1
+                reasons[kind_of(reason)] = reasons.get(kind_of(reason), 0) + 1
             summary = {
                 "rows": source.images.num_rows + source.rejected.num_rows,
                 "rejected": dict(sorted(reasons.items())),
@@ -238,6 +250,8 @@ class _Run:
                     train_on_ray(
                         training, self.data, settings, self.ledger.worker(), stream=self._stream(), storage=self.storage
                     )
+                self.storage.delete_folder("_work/ray_train")
+                self.storage.delete_folder(f"_work/train/{training.name}")
                 return
 
             def said(entry: Mapping[str, Any]) -> None:
@@ -245,6 +259,7 @@ class _Run:
                 advance(1)
 
             do(training, self.data, settings, self.ledger.worker(), said=said, examples=self.examples())
+            self.storage.delete_folder(f"_work/train/{training.name}")  # the network is kept, its checkpoints are not
 
     def examples(self) -> Examples:
         """All examples with their images in this process's memory; read once."""
@@ -310,7 +325,7 @@ def _watch(storage: Storage, advance: Callable[[int], None]) -> Iterator[None]:
     def epochs() -> int:
         try:
             return len(json.loads(storage.read_bytes(LATEST))["position"]["history"])
-        except (FileNotFoundError, ValueError, KeyError):
+        except (OSError, ValueError, KeyError):
             return 0
 
     def look() -> None:

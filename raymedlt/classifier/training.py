@@ -68,7 +68,8 @@ class Phase:
 def phases_of(examples: Examples, config: ClassifyConfig) -> list[Phase]:
     """What is done after what."""
     own, synthetic = config.training, config.synthetic
-    mixed = examples.rows(TRAIN, synthetic=None if synthetic.use == "mix" else False)
+    mixes = synthetic.path is not None and synthetic.use == "mix"  # an ablation leaves out what the examples hold
+    mixed = examples.rows(TRAIN, synthetic=None if mixes else False)
     phases = []
     if synthetic.path is not None and synthetic.use == "pretrain":
         rows = examples.rows(TRAIN, synthetic=True)
@@ -361,7 +362,14 @@ def train(
         RaymedltError: the loss isn't finite.
     """
     for split in (TRAIN, VALIDATION):
-        if not len(examples.rows(split)):
+        rows = examples.rows(split)
+        if not len(rows):
             raise InputError(f"no real {split} images", "at least one", "see the table `rejected`, and --split.*")
+        if not (examples.labels_NC[rows] * examples.known_NC[rows]).any():
+            raise InputError(
+                f"{len(rows)} {split} images, and none shows a class",
+                "at least one positive",
+                "raise --split.validation",
+            )
     torch.set_num_threads(settings.threads)
     return _Trainer(model, examples, config, settings, checkpoints, feed, said).run()

@@ -328,8 +328,8 @@ def test_a_run_gives_its_backbone_on(tmp_path: Path) -> None:
     trained = settled(make(seed=1))
     trained.backbone.mean_c11.fill_(0.4)
     (tmp_path / "model").mkdir()
-    (tmp_path / "model" / "model.safetensors").write_bytes(to_safetensors(trained))
-    for path in (tmp_path, tmp_path / "model", tmp_path / "model" / "model.safetensors"):
+    (tmp_path / "model" / "member-0.safetensors").write_bytes(to_safetensors(trained))
+    for path in (tmp_path, tmp_path / "model", tmp_path / "model" / "member-0.safetensors"):
         model = make(seed=2, weights=str(path)).eval()
         assert torch.equal(model.backbone(images()), trained.backbone(images()))
         assert torch.equal(model.head.weight, make(seed=2).head.weight)  # the rest is fresh

@@ -191,10 +191,7 @@ def synthetic(tmp_path: Path) -> Path:
     )  # fmt: skip
     storage.write_table("images/0.parquet", pa.Table.from_pylist(rows[:2], schema=schema))
     storage.write_table("images/1.parquet", pa.Table.from_pylist(rows[2:], schema=schema))
-    plan = [
-        {"row_id": f"r{n}", "label_set": ["A", "Rare"], "prompt": "x", "seed": n, "checkpoint_hash": "h"}
-        for n in range(4)
-    ]
+    plan = [{"row_id": f"r{n}", "label_set": ["A"], "prompt": "x", "seed": n, "checkpoint_hash": "h"} for n in range(4)]
     storage.write_table("plan/0.parquet", pa.Table.from_pylist(plan))
     return root
 
@@ -206,7 +203,7 @@ def test_synthetic_images_are_training_rows_behind_the_real_ones(files, syntheti
     assert [row["image_id"] for row in added] == ["synthetic-r0", "synthetic-r2", "synthetic-r3"]
     assert {row["split"] for row in added} == {TRAIN}
     assert {row["source"] for row in added} == {"synthetic"}
-    assert all(row["labels"] == ["A", "Rare"] and row["patient_id"] == row["image_id"] for row in added)
+    assert all(row["labels"] == ["A"] and row["patient_id"] == row["image_id"] for row in added)
     assert source.images.num_rows == 7 + 3
     assert source.rejected.to_pylist()[1:] == [
         {"row_id": "synthetic-r4", "source": "synthetic", "reason": "not in the table plan"}
@@ -226,7 +223,18 @@ def test_what_the_gate_refused_can_be_asked_for(files, synthetic):
     assert "synthetic-r1" in images["image_id"].to_pylist()
 
 
+def test_synthetic_images_of_unknown_classes_are_rejected(files, synthetic):
+    plan = [{"row_id": f"r{n}", "label_set": ["A", "Typo"] if n else ["A"]} for n in range(4)]
+    Storage.of(str(synthetic)).write_table("plan/0.parquet", pa.Table.from_pylist(plan))
+    source = read_source(dataclasses.replace(files, synthetic=SyntheticConfig(path=str(synthetic))))
+    assert [row["image_id"] for row in source.images.to_pylist() if row["synthetic"]] == ["synthetic-r0"]
+    reasons = [row["reason"] for row in source.rejected.to_pylist() if row["row_id"].startswith("synthetic")]
+    assert reasons.count("its label set has a class that the label table lacks") == 2
+
+
 def test_synthetic_images_beside_a_phantom(synthetic, tmp_path):
+    plan = [{"row_id": f"r{n}", "label_set": ["Vertebral degenerative changes"]} for n in range(4)]
+    Storage.of(str(synthetic)).write_table("plan/0.parquet", pa.Table.from_pylist(plan))
     config = ClassifyConfig(
         images=ImagesConfig(size=32, shard_images=4),
         phantom=PhantomConfig(images=100, test_images=1, test_positives=0, classes=2, prevalence="openi"),

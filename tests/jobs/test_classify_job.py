@@ -89,6 +89,16 @@ def test_a_loaded_classifier_gives_the_table(finished: Path):
     np.testing.assert_allclose(probabilities[0], [row["probability"] for row in rows], atol=1e-6)
 
 
+def test_a_run_is_a_start_for_another(finished: Path):
+    from raymedlt.classifier.backbone import build_backbone
+    from raymedlt.classifier.config import ModelConfig
+
+    backbone = build_backbone(ModelConfig(backbone="test_resnet", weights=str(finished)))
+    trained = load(str(finished)).members[0].backbone
+    for name, tensor in trained.state_dict().items():
+        assert (backbone.state_dict()[name] == tensor).all(), name
+
+
 def test_the_page_says_what_to_distrust(finished: Path):
     page = (finished / "report.html").read_text()
     for words in ("Not for diagnosis", "phantom", "What each part is worth", "Where the classifier looks"):
@@ -220,7 +230,9 @@ def test_too_many_rejected_rows_fail_the_run(folder: Path, tmp_path: Path, capsy
         (["--labels.min_positives", "1000"], "none of 2 classes has 1000 positive training images"),
         (["--model.backbone", "resnet11"], "such as resnet10"),
         (["--images.path", "/nowhere/at/all"], "does not exist"),
-        (["--labels.path", "/nowhere/labels.csv"], "can't be read"),
+        (["--labels.path", "/nowhere/labels.csv"], "no file '/nowhere/labels.csv'"),
+        (["--model.weights", "/nowhere/weights.safetensors"], "where there is no weights.safetensors"),
+        (["--training.device", "cuda"], "no GPU"),
         (["--synthetic.path", "/nowhere/synthetic"], "holds no Parquet files"),
         (["--training.batch_images", "7", "--training.replicas", "2"], "a multiple of training.replicas"),
     ],
