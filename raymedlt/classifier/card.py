@@ -54,7 +54,13 @@ def _header(report: Report, license_words: str) -> str:
         for measure in MEASURES
         if math.isfinite((estimate := report.score(group, measure)).value)
     ]
+    # With these `datasets.load_dataset(FOLDER, NAME)` finds the tables and not the run's own files.
+    tables = ["predictions", *(["rejected"] if report.rejected else [])]
     header: dict[str, object] = {
+        "configs": [
+            {"config_name": name, "data_files": f"{name}/*.parquet", **({"default": True} if name == tables[0] else {})}
+            for name in tables
+        ],
         "library_name": "raymedlt",
         "pipeline_tag": "image-classification",
         "tags": ["chest-x-ray", "multi-label", "long-tail", "not-for-diagnosis"]

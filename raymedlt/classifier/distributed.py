@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from raymedlt.classifier.arranging import EXAMPLES_FILE
+from raymedlt.classifier.arranging import EXAMPLES_FILE, examples_of
 from raymedlt.classifier.config import AugmentConfig
 from raymedlt.classifier.examples import Bytes, Examples, PixelShards, Rows, pixels_of
 from raymedlt.classifier.feed import AHEAD, Batch, Feed, Step, make_batch
@@ -21,10 +21,7 @@ from raymedlt.classifier.task import Data, Training, do
 from raymedlt.classifier.training import Settings
 from raymedlt.errors import InputError, RaymedltError
 from raymedlt.ledger import LedgerHandle
-from raymedlt.runtime import (
-    ATTEMPTS,
-    worker_environment,
-)
+from raymedlt.runtime import ATTEMPTS, worker_environment
 from raymedlt.storage import Storage, content_hash
 
 if TYPE_CHECKING:
@@ -46,20 +43,15 @@ class _Worker:
     def __call__(self) -> None:
         import ray.train
 
-        context = ray.train.get_context()
-        examples, feed = None, None
-        if self.refs is not None and self.starts is not None:
-            table = self.handle.storage.read_table(EXAMPLES_FILE)
-            from raymedlt.classifier.arranging import examples_of
-
-            pixels = RefPixels(self.refs, self.starts, self.data.size)
-            examples = examples_of(table, self.data.classes, pixels)
-            feed = lambda each, config: ray_feed(each, config.augment)  # noqa: E731
+        first = ray.train.get_context().get_world_rank() == 0
+        if self.refs is None or self.starts is None:
+            do(self.training, self.data, self.settings, self.handle, first=first)
+            return
+        pixels = RefPixels(self.refs, self.starts, self.data.size)
+        examples = examples_of(self.handle.storage.read_table(EXAMPLES_FILE), self.data.classes, pixels)
         do(
-            self.training, self.data, self.settings, self.handle, examples=examples,
-            first=context.get_world_rank() == 0,
-            said=lambda entry: None,
-            **({} if feed is None else {"feed": feed}),
+            self.training, self.data, self.settings, self.handle, first=first, examples=examples,
+            feed=lambda each, config: ray_feed(each, config.augment),
         )  # fmt: skip
 
 

@@ -40,7 +40,6 @@ from raymedlt.storage import FileEntry, Storage, content_hash, sha256_of
 
 PAGE = "report.html"
 FINISH = "finish"
-STAGES = ("labels", "prepare", "arrange", "settle", TRAINED, FINISH)
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pyarrow as pa
 
@@ -43,18 +43,21 @@ from raymedlt.runtime import (
 from raymedlt.seeds import keyed_seed
 from raymedlt.storage import Storage
 
-if TYPE_CHECKING:
-    pass
-
-SETTLE, SCORE, FINISH = "settle", "score", "finish"
+SETTLE = "settle"
 _POLL_SECONDS = 2.0
 _HELD_BYTES = 4 * 1024**3
 """Prepared images up to this size are held by every replica (and by the driver, for scoring)."""
 
 
 def describe(config: ClassifyConfig) -> str:
-    """What `run` would do. Reads the label table's first bytes at most."""
+    """What `run` would do. Reads the label table's bytes and lists the image files, to name the input; runs nothing.
+
+    Raises:
+        ConfigError, InputError: device, network, weights or input that `run` would refuse at once.
+    """
     private_by_default()
+    _check_device(config)
+    build_backbone(config.model)
     return finish.description(config, Storage.of(config.output), workers_of(config))
 
 
@@ -275,7 +278,7 @@ class _Run:
         arranged: dict[str, Any],
         settings: Settings,
     ) -> str:
-        if self.ledger.done(FINISH, "page") is None:
+        if self.ledger.done(finish.FINISH, "page") is None:
             finish.finish(
                 finish.Outcome(
                     config=self.config,
@@ -323,12 +326,14 @@ def _watch(storage: Storage, advance: Callable[[int], None]) -> Iterator[None]:
     stop = threading.Event()
 
     def epochs() -> int:
+        """Finished ones, as the latest checkpoint says."""
         try:
             return len(json.loads(storage.read_bytes(LATEST))["position"]["history"])
         except (OSError, ValueError, KeyError):
             return 0
 
     def look() -> None:
+        """Until stopped."""
         seen = 0
         while not stop.wait(_POLL_SECONDS):
             now = epochs()

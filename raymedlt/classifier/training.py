@@ -141,6 +141,8 @@ class Average:
 
 
 class _Trainer:
+    """One replica at work; its position and tensors are all that a checkpoint keeps."""
+
     def __init__(
         self,
         model: LabelGraphClassifier,
@@ -161,11 +163,11 @@ class _Trainer:
         self.average = Average(self.model, config.training.ema)
         self.position = Position()
         self.phases = phases_of(examples, config)
-        self.best: Tensors = {}
         counts = examples.counts()
         self.loss = make_loss(config.loss, counts, images=len(examples.rows(TRAIN)))
 
     def run(self) -> Trained:
+        """All phases from where the last checkpoint stands."""
         found = self.checkpoints.read()
         optimizer_state: Tensors = {}
         if found is not None:

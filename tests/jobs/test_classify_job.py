@@ -112,6 +112,41 @@ def test_the_page_says_what_to_distrust(finished: Path):
     }
 
 
+def test_the_folder_loads_as_a_dataset(finished: Path, tmp_path: Path):
+    import datasets
+
+    rows = datasets.load_dataset(str(finished), cache_dir=str(tmp_path))["train"]
+    assert rows.column_names == schema.PREDICTIONS.names
+    assert len(rows) == pq.read_table(finished / "predictions").num_rows
+
+
+def test_a_second_driver_is_refused(finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    words = [*PHANTOM, "--training.stage2_epochs=500", "--training.patience=500", "--output", str(tmp_path / "run")]
+    first = subprocess.Popen(
+        [sys.executable, "jobs/classify.py", *words], cwd=ROOT, env=environment(), stderr=subprocess.DEVNULL
+    )
+    latest = tmp_path / "run" / "_work" / "train" / "member-0" / "latest.json"
+    try:
+        deadline = time.monotonic() + 200
+        while time.monotonic() < deadline and first.poll() is None and not latest.exists():
+            time.sleep(0.05)
+        assert first.poll() is None
+        assert inside(*words) == 2
+        assert "another driver has" in capsys.readouterr().err
+        first.send_signal(signal.SIGTERM)
+        assert first.wait(60) == 143
+    finally:
+        first.kill()
+
+
+def test_the_recipes_can_be_described(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    recipes = sorted((ROOT / "configs").glob("*.yaml"))
+    assert recipes
+    for recipe in recipes:
+        assert inside("--config", str(recipe), "--describe", "--output", str(tmp_path / "none")) == 0
+    assert "convnextv2_base" in capsys.readouterr().out
+
+
 def test_a_second_run_does_nothing(finished: Path):
     before = {path: path.stat().st_mtime_ns for path in finished.rglob("*") if path.is_file()}
     assert inside(*PHANTOM, "--ablate", "--output", str(finished)) == 0
