@@ -10,15 +10,15 @@ FULL, PLAIN = "full", "plain-bce"
 
 
 def variants(config: ClassifyConfig) -> dict[str, ClassifyConfig]:
-    """Name -> configuration: everything on, each part off in turn (where it is on), and all of them off with BCE."""
+    """Name -> configuration: everything on, each part off in turn (where it can act), and all of them off with BCE."""
     model, loss, synthetic = config.model, config.loss, config.synthetic
     plain_model = replace(model, gate=False, attention="off", graph="off")
     found = {FULL: config}
-    if model.gate:
+    if model.gate and (model.gate_strength or model.learnable_strengths):
         found["no-gate"] = replace(config, model=replace(model, gate=False))
-    if model.attention != "off":
+    if model.attention != "off" and (model.attention_strength or model.learnable_strengths):
         found["no-attention"] = replace(config, model=replace(model, attention="off"))
-    if model.graph != "off":
+    if model.graph != "off" and (model.graph_strength or model.learnable_strengths):
         found["no-graph"] = replace(config, model=replace(model, graph="off"))
     if loss.name != "bce":
         found["bce-loss"] = replace(config, loss=replace(loss, name="bce"))

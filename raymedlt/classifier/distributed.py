@@ -47,8 +47,7 @@ class _Worker:
         if self.refs is None or self.starts is None:
             do(self.training, self.data, self.settings, self.handle, first=first)
             return
-        pixels = RefPixels(self.refs, self.starts, self.data.size)
-        examples = examples_of(self.handle.storage.read_table(EXAMPLES_FILE), self.data.classes, pixels)
+        examples = streamed(self.data, self.refs, self.starts, self.handle.storage)
         do(
             self.training, self.data, self.settings, self.handle, first=first, examples=examples,
             feed=lambda each, config: ray_feed(each, config.augment),
@@ -58,7 +57,10 @@ class _Worker:
 def train_on_ray(
     training: Training, data: Data, settings: Settings, handle: LedgerHandle, *, stream: bool, storage: Storage
 ) -> None:
-    """One training under Ray Train; a replica that dies makes all go on from the last checkpoint.
+    """One training under Ray Train; a replica that dies makes all go on from the last checkpoint, `ATTEMPTS` times.
+
+    An error that a replica raises would be raised again: it ends the training at once. So the attempts are counted
+    here and not by Ray Train, which repeats both.
 
     Args:
         stream: images stay in the object store and Ray Data makes the batches; else each replica holds all images.
@@ -66,15 +68,34 @@ def train_on_ray(
     Raises:
         RaymedltError: what a replica raised, or that Ray gave up.
     """
-    from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
-    from ray.train.torch import TorchConfig, TorchTrainer
     from ray.train.v2.api.exceptions import TrainingFailedError
 
     refs, starts = put_pixels(data, storage) if stream else (None, None)
-    own = training.config.training
+    worker = _Worker(training, data, settings, handle, refs, starts)
+    for attempt in range(ATTEMPTS):
+        try:
+            _fit(worker, storage, attempt)
+            return
+        except TrainingFailedError as error:
+            own_errors = [each for each in _causes(error) if isinstance(each, RaymedltError)]
+            if own_errors:
+                raise own_errors[0] from None
+            failed = error
+    raise RaymedltError(
+        f"training '{training.name}': Ray Train gave up after {ATTEMPTS} attempts ({_kinds(failed)})",
+        "replicas that live long enough for one checkpoint",
+        "look at Ray's logs, give fewer replicas if memory is short, and give the same command again to go on",
+    ) from failed
+
+
+def _fit(worker: _Worker, storage: Storage, attempt: int) -> None:
+    """One attempt: until the training is done or a replica dies."""
+    from ray.train import LoggingConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchConfig, TorchTrainer
+
+    settings, own = worker.settings, worker.training.config.training
     gpu = settings.device == "cuda"
     resources = {"CPU": 1.0, "GPU": 1.0} if gpu else {"CPU": 1.0}
-    worker = _Worker(training, data, settings, handle, refs, starts)
     threads = str(settings.threads)
     environment = worker_environment() | {name: threads for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
     trainer = TorchTrainer(
@@ -82,25 +103,14 @@ def train_on_ray(
         scaling_config=ScalingConfig(num_workers=own.replicas, use_gpu=gpu, resources_per_worker=resources),
         torch_config=TorchConfig(backend="nccl" if gpu else "gloo"),
         run_config=RunConfig(
-            name=content_hash(storage.uri, training.name),
+            name=f"{content_hash(storage.uri, worker.training.name)}-{attempt}",
             storage_path=storage.path("_work/ray_train"),
             storage_filesystem=None if storage.is_local else storage.filesystem,
-            failure_config=FailureConfig(max_failures=ATTEMPTS - 1, controller_failure_limit=ATTEMPTS - 1),
             worker_runtime_env={"env_vars": environment},
             logging_config=LoggingConfig(log_level="ERROR"),  # the job says what is worth saying
         ),
     )  # fmt: skip
-    try:
-        trainer.fit()
-    except TrainingFailedError as error:
-        own_errors = [each for each in _causes(error) if isinstance(each, RaymedltError)]
-        if own_errors:
-            raise own_errors[0] from None
-        raise RaymedltError(
-            f"training '{training.name}': Ray Train gave up after {ATTEMPTS} attempts ({_kinds(error)})",
-            "replicas that live long enough for one checkpoint",
-            "look at Ray's logs, give fewer replicas if memory is short, and give the same command again to go on",
-        ) from error
+    trainer.fit()
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
@@ -133,6 +143,11 @@ def put_pixels(data: Data, storage: Storage) -> tuple[list[Any], np.ndarray]:
     return refs, np.concatenate([[0], np.cumsum(sizes[:-1])]).astype(np.int64)
 
 
+def streamed(data: Data, refs: Sequence[Any], starts: np.ndarray, storage: Storage) -> Examples:
+    """All examples, over images in the object store."""
+    return examples_of(storage.read_table(EXAMPLES_FILE), data.classes, RefPixels(refs, starts, data.size))
+
+
 class RefPixels:
     """Prepared images in Ray's object store: a node fetches a shard once, and reads it without a copy."""
 
@@ -151,10 +166,12 @@ class RefPixels:
 
 def ray_feed(examples: Examples, changes: AugmentConfig) -> Feed:
     """Batches made by Ray Data's tasks anywhere in the cluster, in order, `AHEAD` of the network."""
-    import ray
+    import ray.train
     import torch
 
     shared = ray.put(examples)  # ids and labels; the images are references
+    # Where the replicas hold every CPU, tasks that ask for one would wait for ever.
+    free = ray.cluster_resources().get("CPU", 0) - ray.train.get_context().get_world_size()
 
     def make(row: Mapping[str, Any]) -> dict[str, Any]:
         step = Step(row["rows"], tuple(int(key) for key in row["keys"]))
@@ -169,7 +186,7 @@ def ray_feed(examples: Examples, changes: AugmentConfig) -> Feed:
         context.enable_progress_bars = False
         rows = [{"rows": step.rows, "keys": list(step.keys), "weight": synthetic_weight} for step in steps]
         dataset = ray.data.from_items(rows, override_num_blocks=len(rows)).map(
-            make, num_cpus=1, runtime_env={"env_vars": worker_environment()}
+            make, num_cpus=1 if free >= 1 else 0, runtime_env={"env_vars": worker_environment()}
         )
         for row in dataset.iter_batches(batch_size=1, batch_format="numpy", prefetch_batches=AHEAD):
             yield Batch(*(torch.from_numpy(np.array(row[name][0])) for name in Batch._fields))

@@ -122,6 +122,8 @@ def finish(
 ) -> None:
     """Score, and write everything that the run leaves."""
     config = outcome.config
+    if scoring_device(outcome.settings) != outcome.settings.device:
+        progress.say("warning: trained on GPUs, but this machine has none: scoring goes on its CPU, slowly")
     with progress.stage("score", total=len(outcome.members) + len(_others(config)), unit="networks") as advance:
         members, logits = [], []
         for name in outcome.members:
@@ -163,11 +165,16 @@ def _network(storage: Storage, name: str) -> LabelGraphClassifier:
     return from_safetensors(storage.read_bytes(f"_work/trained/{name}.safetensors"))
 
 
+def scoring_device(settings: Settings) -> str:
+    """Where the networks are scored: the driver's own GPU, which the head of a cluster may lack."""
+    return settings.device if settings.device == "cpu" or torch.cuda.is_available() else "cpu"
+
+
 def _both(model: LabelGraphClassifier, examples: Examples, outcome: Outcome) -> tuple[Any, Any]:
     """Logits of the validation and of the test images."""
     own, settings = outcome.config.evaluation, outcome.settings
     torch.set_num_threads(settings.threads)
-    device = settings.device if settings.device == "cpu" or torch.cuda.is_available() else "cpu"
+    device = scoring_device(settings)
     model.to(device)
     parts = [
         logits_of(
@@ -340,7 +347,8 @@ def description(config: ClassifyConfig, storage: Storage, workers: int) -> str:
         "page       report.html",
     ]
     if config.ablate:
-        lines.insert(8, f"ablation   {', '.join(variants(config))}")
+        one = ", one network each" if config.evaluation.members > 1 else ""
+        lines.insert(8, f"ablation   {', '.join(variants(config))}{one}")
     return "\n".join(lines)
 
 

@@ -232,6 +232,7 @@ def _ablation_blocks(report: Report) -> list[Block]:
             " minus full, over the same test patients. The verdict is on the part: it helps when the network is worse"
             " without it and the interval of the difference leaves out 0. Training with another seed moves figures"
             " too, and these intervals do not hold that."
+            + (" Full is the first network here, not the ensemble." if report.config.evaluation.members > 1 else "")
         ),
         *([figure] if figure is not None else []),
         tail,

@@ -20,6 +20,7 @@ import pyarrow.compute as pc
 from raymedlt.classifier.config import ClassifyConfig, ImagesConfig
 from raymedlt.classifier.examples import pixels_column
 from raymedlt.errors import InputError
+from raymedlt.images.label_formats import chosen
 from raymedlt.images.labels import read_labels
 from raymedlt.images.readers import UnreadableImage, decode, read_file, to_square
 from raymedlt.ledger import LedgerHandle
@@ -58,7 +59,7 @@ def read_source(config: ClassifyConfig) -> Source:
             pick=own.pick,
             texts=False,  # nobody reads them here, and they take most of the time
         )  # fmt: skip
-        images, rejected, classes = drawn.table, REJECTED.empty_table(), drawn.classes
+        images, rejected, classes = drawn.table, REJECTED.empty_table(), chosen(drawn.classes, config.labels.classes)
         images = images.select([*IMAGE_LABELS.names, "findings"])
     else:
         table = read_labels(config.labels)

@@ -24,7 +24,7 @@ from raymedlt.classifier.arranging import ARRANGE, EXAMPLES_FILE, arrange
 from raymedlt.classifier.backbone import build_backbone
 from raymedlt.classifier.checkpoint import LATEST
 from raymedlt.classifier.config import ClassifyConfig
-from raymedlt.classifier.distributed import train_on_ray
+from raymedlt.classifier.distributed import put_pixels, streamed, train_on_ray
 from raymedlt.classifier.examples import Examples
 from raymedlt.classifier.preparing import LABELS, LABELS_FILE, PREPARE, PrepareShard, kind_of, read_source, shards_of
 from raymedlt.classifier.task import TRAINED, Data, Training, do
@@ -253,6 +253,7 @@ class _Run:
                     train_on_ray(
                         training, self.data, settings, self.ledger.worker(), stream=self._stream(), storage=self.storage
                     )
+                self.ledger.check_lock()
                 self.storage.delete_folder("_work/ray_train")
                 self.storage.delete_folder(f"_work/train/{training.name}")
                 return
@@ -265,10 +266,14 @@ class _Run:
             self.storage.delete_folder(f"_work/train/{training.name}")  # the network is kept, its checkpoints are not
 
     def examples(self) -> Examples:
-        """All examples with their images in this process's memory; read once."""
+        """All examples; read once. Their images are in this process's memory, or in Ray's where they are streamed."""
         if self.loaded is None:
             with self.progress.stage("load images"):
-                self.loaded = self.data.load(self.storage)
+                if self._under_ray and self._stream():
+                    self._connect()
+                    self.loaded = streamed(self.data, *put_pixels(self.data, self.storage), self.storage)
+                else:
+                    self.loaded = self.data.load(self.storage)
         return self.loaded
 
     def _finish(

@@ -164,7 +164,7 @@ class _Trainer:
         self.position = Position()
         self.phases = phases_of(examples, config)
         counts = examples.counts()
-        self.loss = make_loss(config.loss, counts, images=len(examples.rows(TRAIN)))
+        self.loss = make_loss(config.loss, counts, images=examples.known_NC[examples.rows(TRAIN)].sum(0))
 
     def run(self) -> Trained:
         """All phases from where the last checkpoint stands."""
@@ -241,7 +241,6 @@ class _Trainer:
             if time.monotonic() - kept >= own.checkpoint_seconds and at.step < len(steps):
                 self._keep(optimizer, parameters, None)
                 kept = time.monotonic()
-        self._mean_loss()
         seconds = time.monotonic() - began
         value = self.validate()
         entry = {
@@ -271,7 +270,7 @@ class _Trainer:
             logits.float(), batch.labels_BC.to(self.device), batch.known_BC.to(self.device),
             batch.weights_B.to(self.device),
         )  # fmt: skip
-        value = float(loss.detach())
+        value = self._mean(loss.detach())
         if not math.isfinite(value):
             raise RaymedltError(
                 f"the loss is {value} after {self.position.steps} steps",
@@ -286,12 +285,11 @@ class _Trainer:
         self.average.update(self.model, self.position.steps)
         return value
 
-    def _mean_loss(self) -> None:
-        """Over the replicas, for the history."""
+    def _mean(self, loss: torch.Tensor) -> float:
+        """Over the replicas, so that each has the same history (also after a resume) and notices the same errors."""
         if not self.alone:
-            total = torch.tensor(self.position.loss_sum, dtype=torch.float64, device=self.device)
-            dist.all_reduce(total)
-            self.position.loss_sum = float(total) / self.replicas
+            dist.all_reduce(loss)
+        return float(loss) / self.replicas
 
     def validate(self) -> float:
         """Macro average precision of the moving average on the validation images."""

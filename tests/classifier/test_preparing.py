@@ -18,8 +18,8 @@ from raymedlt.classifier.config import (
     SyntheticConfig,
 )
 from raymedlt.classifier.examples import pixels_of
-from raymedlt.classifier.preparing import LABELS_FILE, PREPARE, PrepareShard, Source, read_source, shards_of
-from raymedlt.errors import InputError
+from raymedlt.classifier.preparing import LABELS_FILE, PREPARE, PrepareShard, Source, kind_of, read_source, shards_of
+from raymedlt.errors import ConfigError, InputError
 from raymedlt.images.phantom import draw, findings_of
 from raymedlt.images.readers import read_square
 from raymedlt.ledger import LedgerHandle
@@ -250,3 +250,16 @@ def test_synthetic_images_beside_a_phantom(synthetic, tmp_path):
 def test_a_folder_without_plan_or_images_is_an_error(files, tmp_path):
     with pytest.raises(InputError, match=r"no \*\.parquet"):
         read_source(dataclasses.replace(files, synthetic=SyntheticConfig(path=str(tmp_path / "nothing"))))
+
+
+def test_reasons_lose_what_they_quote_of_the_table():
+    assert kind_of("unknown label: 'Jane Doe'") == "unknown label"
+    assert kind_of("the file 'a.png' is missing") == "the file"
+
+
+def test_a_class_that_the_phantom_does_not_draw_is_an_error(tmp_path):
+    config = ClassifyConfig(
+        phantom=PhantomConfig(images=100, classes=4), labels=ImageLabelsConfig(classes=["cardiomegally"])
+    )
+    with pytest.raises(ConfigError, match="nearest to 'cardiomegally': cardiomegaly"):
+        read_source(config)

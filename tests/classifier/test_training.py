@@ -13,8 +13,10 @@ from raymedlt.classifier.checkpoint import LATEST, Checkpoints
 from raymedlt.classifier.config import ClassifyConfig, SyntheticConfig
 from raymedlt.classifier.examples import Examples
 from raymedlt.classifier.feed import Batch, thread_feed
+from raymedlt.classifier.metrics import score
+from raymedlt.classifier.scoring import logits_of
 from raymedlt.classifier.task import start_model
-from raymedlt.classifier.training import Settings, Trained, phases_of, rate_factor, train
+from raymedlt.classifier.training import Average, Settings, Trained, phases_of, rate_factor, train
 from raymedlt.errors import ConsistencyError, InputError, RaymedltError
 from raymedlt.schema import VALIDATION
 from raymedlt.storage import Storage
@@ -133,3 +135,83 @@ def test_only_the_latest_checkpoint_is_kept(tmp_path):
     run(world(), quick(checkpoint_seconds=0.0), str(tmp_path))
     names = sorted(path.name.split("-")[0] for path in tmp_path.iterdir())
     assert names == ["best", LATEST, "state"]
+
+
+def _moved(trained: Trained, examples: Examples, config: ClassifyConfig) -> dict[str, float]:
+    """Largest change of each tensor since the start."""
+    before = start_model(examples, config).state_dict()
+    return {name: float((tensor - before[name]).abs().max()) for name, tensor in trained.weights.items()}
+
+
+def test_frozen_norms_keep_their_statistics_and_learn_their_scale(tmp_path):
+    examples, config = world(), quick(freeze_norms=True)
+    moved = _moved(run(examples, config, str(tmp_path)), examples, config)
+    statistics = [name for name in moved if name.endswith(("running_mean", "running_var"))]
+    assert statistics
+    assert all(moved[name] == 0 for name in statistics)
+    assert any(moved[name.replace("running_mean", "weight")] > 0 for name in statistics if name.endswith("mean"))
+
+
+def test_the_best_epoch_counts_not_the_last(tmp_path):
+    """A rate that ruins the network after a good start: the weights kept are those of the epoch that scored best."""
+    examples = world(240)
+    config = quick(stage1_epochs=0, stage2_epochs=8, rate=0.05, backbone_rate=0.05, ema=0.0, patience=100)
+    trained = run(examples, config, str(tmp_path))
+    values = [line["validation_map"] for line in trained.history]
+    assert np.argmax(values) < len(values) - 1, "the last epoch happens to be the best: this proves nothing"
+    model = start_model(examples, config)
+    model.load_state_dict(trained.weights)
+    rows = examples.rows(VALIDATION)
+    logits = logits_of(model, examples.pixels, rows, 16, "cpu", "float32")
+    scores = score(logits, examples.labels_NC[rows], examples.known_NC[rows])
+    assert scores.average("average_precision").value == pytest.approx(max(values), abs=1e-9)
+
+
+def test_the_average_lags_behind_the_weights():
+    model = torch.nn.Linear(1, 1, bias=False)
+    with torch.no_grad():
+        model.weight.fill_(0.0)
+        average = Average(model, decay=0.9)
+        model.weight.fill_(1.0)
+    average.update(model, steps=1)
+    assert float(average.tensors["weight"]) == pytest.approx(9 / 11)  # decay (1 + 1) / (10 + 1)
+    average.update(model, steps=1000)
+    assert float(average.tensors["weight"]) == pytest.approx(9 / 11 + 0.1 * 2 / 11)
+
+
+def test_gradients_are_clipped_and_rates_applied(tmp_path, monkeypatch):
+    """The first step of AdamW moves a weight by its rate, whatever the gradient; so the rate is seen in the change."""
+    examples = world()
+    plain = {"stage1_epochs": 0, "stage2_epochs": 1, "warmup_epochs": 0.0, "weight_decay": 0.0, "ema": 0.0}
+    large = quick(**plain, backbone_rate=1e-3, rate=1e-3)
+    small = quick(**plain, backbone_rate=1e-5, rate=1e-5)
+    changes = [
+        max(
+            value
+            for name, value in _moved(run(examples, each, str(tmp_path / str(n))), examples, each).items()
+            if name.endswith("weight")
+        )
+        for n, each in enumerate((large, small))
+    ]
+    assert changes[0] > 20 * changes[1]
+    norms: list[float] = []
+
+    class Looking(torch.optim.AdamW):
+        def step(self, closure=None):
+            gradients = [p.grad for group in self.param_groups for p in group["params"] if p.grad is not None]
+            norms.append(float(torch.nn.utils.get_total_norm(gradients)))
+            return super().step(closure)
+
+    monkeypatch.setattr(torch.optim, "AdamW", Looking)
+    run(examples, quick(**plain, clip=1e-3), str(tmp_path / "clipped"))
+    assert norms
+    assert max(norms) <= 1.001e-3
+
+
+def test_views_of_an_image_are_averaged():
+    examples, config = world(), quick()
+    model, rows = start_model(examples, config), examples.rows(VALIDATION)
+    one = logits_of(model, examples.pixels, rows, 16, "cpu", "float32")
+    several = logits_of(model, examples.pixels, rows, 16, "cpu", "float32", tta=True)
+    assert one.shape == several.shape
+    assert np.abs(one - several).max() > 1e-6

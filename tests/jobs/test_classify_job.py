@@ -147,6 +147,11 @@ def test_the_recipes_can_be_described(tmp_path: Path, capsys: pytest.CaptureFixt
     assert "convnextv2_base" in capsys.readouterr().out
 
 
+def test_checkpoints_go_when_their_network_is_kept(finished: Path):
+    assert not list((finished / "_work").glob("train/*"))
+    assert len(list((finished / "_work" / "trained").glob("*.safetensors"))) >= 2
+
+
 def test_a_second_run_does_nothing(finished: Path):
     before = {path: path.stat().st_mtime_ns for path in finished.rglob("*") if path.is_file()}
     assert inside(*PHANTOM, "--ablate", "--output", str(finished)) == 0
