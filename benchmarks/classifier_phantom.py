@@ -30,12 +30,12 @@ from raymedlt.classifier.ablation import FULL, PLAIN, variants
 from raymedlt.classifier.checkpoint import Checkpoints
 from raymedlt.classifier.config import ClassifyConfig
 from raymedlt.classifier.evaluation import Evaluation, ablation_rows, evaluate, mean_logits
-from raymedlt.classifier.examples import Examples
 from raymedlt.classifier.feed import thread_feed
 from raymedlt.classifier.metrics import classes_of
 from raymedlt.classifier.scoring import logits_of
 from raymedlt.classifier.task import Data, start_model
 from raymedlt.classifier.training import Settings, train
+from raymedlt.images.examples import Examples
 from raymedlt.schema import TEST, VALIDATION
 from raymedlt.storage import Storage
 

@@ -29,20 +29,14 @@ from common import report
 from raymedlt.classifier.backbone import LITE0, LITE0_BACKBONE
 from raymedlt.classifier.bootstrap import Bootstrap, bootstrap, paired_difference
 from raymedlt.classifier.checkpoint import Checkpoints
-from raymedlt.classifier.config import (
-    ClassifyConfig,
-    EvaluationConfig,
-    ImageLabelsConfig,
-    LossConfig,
-    ModelConfig,
-    TrainingConfig,
-)
-from raymedlt.classifier.examples import Examples, PixelShards
+from raymedlt.classifier.config import ClassifyConfig, EvaluationConfig, LossConfig, ModelConfig, TrainingConfig
 from raymedlt.classifier.feed import thread_feed
 from raymedlt.classifier.scoring import logits_of
 from raymedlt.classifier.task import start_model
 from raymedlt.classifier.training import Settings, train
 from raymedlt.embedding.encoder import processor_has_bfloat16
+from raymedlt.images.config import ImageLabelsConfig
+from raymedlt.images.examples import Examples, PixelShards
 from raymedlt.images.labels import positives, read_labels
 from raymedlt.images.readers import read_square
 from raymedlt.images.splits import folds, split_patients

@@ -1,9 +1,6 @@
 """Long-tailed multi-label classification of chest X-rays (TRCGL-Net). `load(folder).predict(images)`.
 
 config.py        the job's configuration
-preparing.py     label table and image files (or the phantom) to prepared shards
-arranging.py     classes, splits, leak check
-examples.py      rows beside their images
 backbone.py, modules.py, label_graph.py, model.py    the network
 losses.py, sampling.py, feed.py    what a step sees and minimises
 training.py      the loop; checkpoint.py: where it stands; task.py: one training from folder to network

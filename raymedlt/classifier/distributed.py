@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from raymedlt.classifier.arranging import EXAMPLES_FILE, examples_of
-from raymedlt.classifier.config import AugmentConfig
-from raymedlt.classifier.examples import Bytes, Examples, PixelShards, Rows, pixels_of
 from raymedlt.classifier.feed import AHEAD, Batch, Feed, Step, make_batch
 from raymedlt.classifier.predictor import load, read_about
 from raymedlt.classifier.task import Data, Training, do
 from raymedlt.classifier.training import Settings
 from raymedlt.errors import InputError, RaymedltError
+from raymedlt.images.arranging import EXAMPLES_FILE, examples_of
+from raymedlt.images.config import AugmentConfig
+from raymedlt.images.examples import Bytes, Examples, PixelShards, Rows, pixels_of
 from raymedlt.ledger import LedgerHandle
 from raymedlt.runtime import ATTEMPTS, worker_environment
 from raymedlt.storage import Storage, content_hash

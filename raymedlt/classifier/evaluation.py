@@ -16,8 +16,8 @@ import pyarrow as pa
 from raymedlt.classifier.bootstrap import Bootstrap, Interval, bootstrap, paired_difference
 from raymedlt.classifier.calibration import Calibration, best_thresholds, calibration_error
 from raymedlt.classifier.config import ClassifyConfig
-from raymedlt.classifier.examples import Examples, Rows
 from raymedlt.classifier.metrics import ALL, METRICS, Floats, by_source, classes_of, micro
+from raymedlt.images.examples import Examples, Rows
 from raymedlt.images.splits import groups
 from raymedlt.schema import PREDICTIONS, TEST, TRAIN, VALIDATION
 

@@ -15,7 +15,7 @@ import torch
 from raymedlt import __version__
 from raymedlt.classifier.ablation import variants
 from raymedlt.classifier.backbone import LITE0, weights_bytes
-from raymedlt.classifier.config import ClassifyConfig
+from raymedlt.classifier.config import ClassifyConfig, data_of
 from raymedlt.classifier.evaluation import (
     Evaluation,
     ablation_rows,
@@ -24,15 +24,14 @@ from raymedlt.classifier.evaluation import (
     metrics_of,
     predictions_table,
 )
-from raymedlt.classifier.examples import Examples
 from raymedlt.classifier.model import LabelGraphClassifier, from_safetensors, to_safetensors
 from raymedlt.classifier.predictor import ABOUT, FORMAT
 from raymedlt.classifier.scoring import logits_of
 from raymedlt.classifier.task import TRAINED
 from raymedlt.classifier.training import Settings
 from raymedlt.config import config_hash, to_yaml
-from raymedlt.errors import ConsistencyError, InputError
-from raymedlt.images.label_files import locate
+from raymedlt.images.examples import Examples
+from raymedlt.images.stages import data_parts, rejected_rows
 from raymedlt.ledger import FOLDER, Ledger
 from raymedlt.progress import Progress
 from raymedlt.schema import TEST, VALIDATION
@@ -57,64 +56,11 @@ class Outcome:
 
 
 def data_hash(config: ClassifyConfig) -> str:
-    """Names the input: the label table's bytes, names and sizes of the image files, the synthetic images' manifest."""
-    parts: list[str] = []
-    if config.labels.path is not None:
-        storage, name = locate(config.labels.path)
-        parts.append(sha256_of(storage.read_bytes(name)))
+    """Names the input: labels, images, synthetic images and starting weights."""
+    parts = list(data_parts(data_of(config), config.output))
     if config.model.weights not in (None, LITE0):
         parts.append(sha256_of(weights_bytes(str(config.model.weights))))
-    if config.images.path is not None:
-        images = Storage.of(config.images.path)
-        if not images.exists():
-            raise InputError(
-                f"images.path is '{images.uri}', which does not exist", "a folder of images", "check --images.path"
-            )
-        own = Storage.of(config.output).uri.removeprefix(images.uri.rstrip("/") + "/") + "/"  # this run's, if inside
-        parts += [f"{name}:{size}" for name, size in images.sizes() if not name.startswith(own)]
-    if config.synthetic.path is not None:
-        synthetic = Storage.of(config.synthetic.path)
-        names = [name for name in synthetic.list_files() if name.endswith(".parquet")]
-        if not names:
-            raise InputError(
-                f"synthetic.path is '{synthetic.uri}', which holds no Parquet files",
-                "the output folder of jobs/synthesize.py",
-                "check --synthetic.path",
-            )
-        parts += [sha256_of(synthetic.read_bytes(name)) for name in names if name.startswith("plan/")]
-        parts += [f"{name}:{synthetic.size(name)}" for name in names]
     return content_hash(*parts)
-
-
-def rejected_reasons(labels: Mapping[str, Any], prepared: Mapping[str, Mapping[str, Any]]) -> dict[str, int]:
-    """Rejected rows by reason, of the label table and of the image files."""
-    reasons = dict(labels["rejected"])
-    for summary in prepared.values():
-        for reason, count in summary["rejected"].items():
-            reasons[reason] = reasons.get(reason, 0) + count
-    return dict(sorted(reasons.items()))
-
-
-def check_rows(labels: Mapping[str, Any], prepared: Mapping[str, Mapping[str, Any]], config: ClassifyConfig) -> None:
-    """Rows of the label table = images prepared + rows rejected, and not too many of these.
-
-    Raises:
-        ConsistencyError: a row was lost or doubled.
-        InputError: more rejected rows than `--max_rejected` allows.
-    """
-    reasons = rejected_reasons(labels, prepared)
-    kept, count = sum(summary["kept"] for summary in prepared.values()), sum(reasons.values())
-    if labels["rows"] != kept + count:
-        raise ConsistencyError(
-            f"{labels['rows']} rows read, but {kept} images prepared and {count} rejected", "equal numbers", "--restart"
-        )
-    if config.max_rejected is not None and count > config.max_rejected:
-        told = "; ".join(f"{number} x {reason}" for reason, number in reasons.items())
-        raise InputError(
-            f"{count} rows were rejected: {told}",
-            f"at most {config.max_rejected} (--max_rejected)",
-            "see the table `rejected`, mend the source, or allow more",
-        )
 
 
 def finish(
@@ -248,7 +194,7 @@ def _words(
     marker = ledger.done(TRAINED, outcome.members[0]) or {}
     report = report_of(
         outcome, examples, model, evaluation, first, others, marker.get("history", []),
-        seconds=dict(progress.timings), rejected=_rejected(storage),
+        seconds=dict(progress.timings), rejected=rejected_rows(storage),
     )  # fmt: skip
     where = storage.uri.rstrip("/")
     page = classifier_page(
@@ -265,15 +211,6 @@ def _words(
         storage.write_bytes("config.yaml", to_yaml(outcome.config).encode()),
         storage.write_bytes("timings.json", _json(timings)),
     ]
-
-
-def _rejected(storage: Storage, most: int = 500) -> list[tuple[str, str, str]]:
-    rows: list[tuple[str, str, str]] = []
-    for name in storage.list_files("rejected"):
-        if len(rows) >= most:
-            break
-        rows += [(row["row_id"], row["source"], row["reason"]) for row in storage.read_table(name).to_pylist()]
-    return rows[:most]
 
 
 def versions() -> dict[str, str]:

@@ -13,7 +13,6 @@ from raymedlt.classifier.bootstrap import Interval, paired_difference
 from raymedlt.classifier.calibration import calibration_error
 from raymedlt.classifier.config import ClassifyConfig
 from raymedlt.classifier.evaluation import Evaluation
-from raymedlt.classifier.examples import Examples, Rows
 from raymedlt.classifier.label_graph import cooccurrence_adjacency
 from raymedlt.classifier.metrics import ALL, Floats, classes_of
 from raymedlt.classifier.model import LabelGraphClassifier
@@ -28,6 +27,8 @@ from raymedlt.classifier.report import (
     Report,
     SplitCounts,
 )
+from raymedlt.images.examples import Examples, Rows
+from raymedlt.images.stages import rejected_reasons
 from raymedlt.schema import SPLITS, TEST, TRAIN
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ def report_of(
         history: the first member's epochs.
         rejected: the first rejected rows.
     """
-    from raymedlt.classifier.finish import rejected_reasons, versions
+    from raymedlt.classifier.finish import versions
 
     config, arranged = outcome.config, outcome.arranged
     test, train = examples.rows(TEST), examples.rows(TRAIN)

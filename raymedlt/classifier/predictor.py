@@ -20,10 +20,10 @@ import torch
 
 from raymedlt.classifier.calibration import Calibration
 from raymedlt.classifier.evaluation import mean_logits
-from raymedlt.classifier.examples import PixelShards
 from raymedlt.classifier.model import LabelGraphClassifier, from_safetensors
 from raymedlt.classifier.scoring import logits_of
 from raymedlt.errors import InputError
+from raymedlt.images.examples import PixelShards
 from raymedlt.images.label_files import locate
 from raymedlt.images.readers import UnreadableImage, decode, read_file, to_square
 from raymedlt.storage import Storage

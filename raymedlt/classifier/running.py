@@ -13,32 +13,27 @@ import json
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
-
-import pyarrow as pa
 
 from raymedlt.classifier import finish
 from raymedlt.classifier.ablation import variants
-from raymedlt.classifier.arranging import ARRANGE, EXAMPLES_FILE, arrange
 from raymedlt.classifier.backbone import build_backbone
 from raymedlt.classifier.checkpoint import LATEST
-from raymedlt.classifier.config import ClassifyConfig
+from raymedlt.classifier.config import ClassifyConfig, data_of
 from raymedlt.classifier.distributed import put_pixels, streamed, train_on_ray
-from raymedlt.classifier.examples import Examples
-from raymedlt.classifier.preparing import LABELS, LABELS_FILE, PREPARE, PrepareShard, kind_of, read_source, shards_of
 from raymedlt.classifier.task import TRAINED, Data, Training, do
 from raymedlt.classifier.training import Settings
 from raymedlt.config import config_hash, hashed_part
 from raymedlt.errors import ConfigError
+from raymedlt.images.examples import Examples
+from raymedlt.images.stages import DataStages
 from raymedlt.ledger import Ledger
 from raymedlt.progress import Progress
 from raymedlt.runtime import (
     Cluster,
     connect,
     private_by_default,
-    run_shards,
-    run_shards_locally,
 )
 from raymedlt.seeds import keyed_seed
 from raymedlt.storage import Storage
@@ -114,77 +109,16 @@ class _Run:
         self.always_ray = config.ray_from == 0 or bool(os.environ.get("RAY_ADDRESS"))
         self.loaded: Examples | None = None
         self.data = Data((), (), config.images.size)
+        self.stages = DataStages(data_of(config), storage, ledger, self.progress, self._connect)
 
     def work(self) -> str:
         """All stages in order."""
-        labels = self._labels()
-        images = self.storage.read_table(LABELS_FILE)
-        prepared = self._prepare(images)
-        finish.check_rows(labels, prepared, self.config)
-        arranged = self._arrange(images, labels["classes"], list(prepared))
-        self.data = Data(tuple(arranged["classes"]), tuple(self._image_files()), self.config.images.size)
+        labels, prepared, arranged = self.stages.run()
+        self.data = Data(tuple(arranged["classes"]), tuple(self.stages.image_files()), self.config.images.size)
         settings = self._settle()
         for training in self._trainings():
             self._train(training, settings)
         return self._finish(labels, prepared, arranged, settings)
-
-    def _labels(self) -> dict[str, Any]:
-        known = self.ledger.done(LABELS, "table")
-        if known is not None:
-            self.progress.skip(LABELS, "already done")
-            return known
-        with self.progress.stage("read labels"):
-            source = read_source(self.config)
-            # A shard's rows are a row group, so that a worker reads no others.
-            rows = self.config.images.shard_images
-            entries = [self.storage.write_table(LABELS_FILE, source.images, row_group_rows=rows)]
-            if source.rejected.num_rows:
-                entries.append(self.storage.write_table("rejected/labels.parquet", source.rejected))
-            reasons: dict[str, int] = {}
-            for reason in source.rejected["reason"].to_pylist():
-                reasons[kind_of(reason)] = reasons.get(kind_of(reason), 0) + 1
-            summary = {
-                "rows": source.images.num_rows + source.rejected.num_rows,
-                "rejected": dict(sorted(reasons.items())),
-                "classes": list(source.classes),
-            }
-            self.ledger.commit(LABELS, "table", entries, summary)
-        return summary
-
-    def _prepare(self, images: pa.Table) -> dict[str, dict[str, Any]]:
-        on_ray = self.always_ray or images.num_rows >= self.config.ray_from
-        shards = shards_of(images, self.config.images)
-        function = PrepareShard(self.ledger.worker(), self.config, shards)
-        sizes: Callable[[str], int] = lambda name: shards[name][1]  # noqa: E731
-        if on_ray and self.ledger.pending(PREPARE, shards):
-            self._connect()
-            return run_shards(
-                PREPARE, list(shards), function, progress=self.progress, workers=self.workers, ledger=self.ledger,
-                unit="images", units=sizes,
-            )  # fmt: skip
-        return run_shards_locally(
-            PREPARE, list(shards), function, progress=self.progress, workers=self.workers, ledger=self.ledger,
-            unit="images", units=sizes,
-        )  # fmt: skip
-
-    def _image_files(self) -> list[str]:
-        markers = self.ledger.shards(PREPARE).values()
-        return sorted(
-            entry.name for marker in markers for entry in marker.files if entry.name.startswith("_work/images/")
-        )
-
-    def _arrange(self, images: pa.Table, classes: Sequence[str], shards: list[str]) -> dict[str, Any]:
-        known = self.ledger.done(ARRANGE, "examples")
-        if known is not None:
-            return known
-        with self.progress.stage(ARRANGE):
-            files = self._image_files()
-            empty = pa.table({"image_id": pa.array([], pa.string()), "sha256": pa.array([], pa.string())})
-            prepared = self.storage.read_tables(files, ["image_id", "sha256"]) if files else empty
-            arranged = arrange(images, prepared, classes, self.config)
-            entry = self.storage.write_table(EXAMPLES_FILE, arranged.table)
-            self.ledger.commit(ARRANGE, "examples", [entry], arranged.summary)
-        return arranged.summary
 
     def _settle(self) -> Settings:
         """Device, precision and threads: settled once per run, since they decide the last digits."""
@@ -219,8 +153,7 @@ class _Run:
 
     def _stream(self) -> bool:
         """Whether the images stay in the object store: where they would fill every replica's memory."""
-        images = sum(int(marker.summary["kept"]) for marker in self.ledger.shards(PREPARE).values())
-        return images * self.data.size**2 > _HELD_BYTES
+        return self.stages.prepared_images() * self.data.size**2 > _HELD_BYTES
 
     def _connect(self) -> Cluster:
         if self.ray is None:

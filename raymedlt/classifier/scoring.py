@@ -11,8 +11,8 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from raymedlt.classifier.examples import Pixels, Rows
 from raymedlt.images.augment import tta_views
+from raymedlt.images.examples import Pixels, Rows
 
 Floats = npt.NDArray[np.float32]
 

@@ -13,14 +13,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from raymedlt.classifier.arranging import EXAMPLES_FILE, examples_of, read_pixels
 from raymedlt.classifier.checkpoint import Checkpoints
 from raymedlt.classifier.config import ClassifyConfig, ModelConfig
-from raymedlt.classifier.examples import Examples
 from raymedlt.classifier.feed import Feed, thread_feed
 from raymedlt.classifier.label_graph import cooccurrence_adjacency, ml_gcn_adjacency
 from raymedlt.classifier.model import LabelGraphClassifier, build, to_safetensors
 from raymedlt.classifier.training import Settings, Trained, train
+from raymedlt.images.arranging import EXAMPLES_FILE, examples_of, read_pixels
+from raymedlt.images.examples import Examples
 from raymedlt.ledger import LedgerHandle
 from raymedlt.schema import TRAIN
 from raymedlt.storage import Storage

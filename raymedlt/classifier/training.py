@@ -24,7 +24,6 @@ from torch.nn.parallel import DistributedDataParallel
 
 from raymedlt.classifier.checkpoint import Checkpoints, Position, Tensors
 from raymedlt.classifier.config import ClassifyConfig
-from raymedlt.classifier.examples import Examples, Rows
 from raymedlt.classifier.feed import Batch, Feed, steps_of
 from raymedlt.classifier.losses import make_loss
 from raymedlt.classifier.metrics import score
@@ -32,6 +31,7 @@ from raymedlt.classifier.model import LabelGraphClassifier, freeze_backbone, par
 from raymedlt.classifier.sampling import repeat_factors
 from raymedlt.classifier.scoring import logits_of
 from raymedlt.errors import InputError, RaymedltError
+from raymedlt.images.examples import Examples, Rows
 from raymedlt.schema import TRAIN, VALIDATION
 from raymedlt.seeds import keyed_seed
 

@@ -23,7 +23,7 @@ from torch.nn.functional import grid_sample
 from raymedlt.errors import InputError
 
 if TYPE_CHECKING:  # the name of a type only: imports run downhill
-    from raymedlt.classifier.config import AugmentConfig
+    from raymedlt.images.config import AugmentConfig
 
 LEVELS = 256
 RECTANGLES = 3  # coarse dropout: at most so many

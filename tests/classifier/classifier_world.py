@@ -6,8 +6,9 @@ from dataclasses import replace
 
 import numpy as np
 
-from raymedlt.classifier.config import AugmentConfig, ClassifyConfig, EvaluationConfig, ModelConfig, TrainingConfig
-from raymedlt.classifier.examples import Examples, PixelShards
+from raymedlt.classifier.config import ClassifyConfig, EvaluationConfig, ModelConfig, TrainingConfig
+from raymedlt.images.config import AugmentConfig
+from raymedlt.images.examples import Examples, PixelShards
 from raymedlt.schema import TEST, TRAIN, VALIDATION
 from raymedlt.seeds import generator
 

@@ -14,7 +14,7 @@ from PIL import Image
 
 from raymedlt.classifier.attentionmaps import for_the_page, overlay
 from raymedlt.classifier.card import model_card
-from raymedlt.classifier.config import ClassifyConfig, SplitConfig
+from raymedlt.classifier.config import ClassifyConfig
 from raymedlt.classifier.confusion import call_rates, outranked
 from raymedlt.classifier.figures import class_forest
 from raymedlt.classifier.graphfigure import circle_order, cooccurrence_graph
@@ -32,6 +32,7 @@ from raymedlt.classifier.report import (
     warnings_of,
 )
 from raymedlt.config import config_hash
+from raymedlt.images.config import SplitConfig
 from raymedlt.runreport.page import figure_json
 
 NAMES = [

@@ -19,8 +19,8 @@ from raymedlt.classifier.evaluation import (
     metrics_of,
     predictions_table,
 )
-from raymedlt.classifier.examples import Examples
 from raymedlt.classifier.metrics import score
+from raymedlt.images.examples import Examples
 from raymedlt.schema import PREDICTIONS, TEST, VALIDATION
 from raymedlt.seeds import generator
 

@@ -11,9 +11,9 @@ import pytest
 import torch
 from classifier_world import STILL, world
 
-from raymedlt.classifier.config import AugmentConfig
-from raymedlt.classifier.examples import Examples
 from raymedlt.classifier.feed import AHEAD, Step, make_batch, steps_of, thread_feed
+from raymedlt.images.config import AugmentConfig
+from raymedlt.images.examples import Examples
 from raymedlt.schema import TRAIN
 
 EXAMPLES = world()

@@ -7,11 +7,12 @@ from dataclasses import replace
 import numpy as np
 from classifier_world import quick, world
 
-from raymedlt.classifier.config import ClassifyConfig, ImageLabelsConfig, ImagesConfig, ModelConfig
+from raymedlt.classifier.config import ClassifyConfig, ModelConfig
 from raymedlt.classifier.evaluation import evaluate
 from raymedlt.classifier.finish import data_hash
 from raymedlt.classifier.outcome import _ablation
 from raymedlt.classifier.report import UNDEFINED
+from raymedlt.images.config import ImageLabelsConfig, ImagesConfig
 from raymedlt.schema import TEST, VALIDATION
 
 

@@ -15,13 +15,13 @@ import pyarrow as pa
 import pytest
 from classifier_world import STILL, quick, world
 
-from raymedlt.classifier.arranging import EXAMPLES_FILE, arrange
 from raymedlt.classifier.checkpoint import LATEST, Checkpoints
 from raymedlt.classifier.config import ClassifyConfig, LossConfig
 from raymedlt.classifier.distributed import train_on_ray
-from raymedlt.classifier.examples import Examples, pixels_column
 from raymedlt.classifier.task import TRAINED, Data, Training, do
 from raymedlt.classifier.training import Settings
+from raymedlt.images.arranging import EXAMPLES_FILE, arrange
+from raymedlt.images.examples import Examples, pixels_column
 from raymedlt.ledger import LedgerHandle
 from raymedlt.storage import Storage
 

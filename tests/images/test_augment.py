@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from raymedlt.classifier.config import AugmentConfig
 from raymedlt.errors import InputError
 from raymedlt.images.augment import VIEWS, augment, clahe, tta_views
+from raymedlt.images.config import AugmentConfig
 from raymedlt.seeds import keyed_seed
 
 NOTHING = AugmentConfig(rotate=0, shift=0, scale=0, contrast=0, noise=0, dropout=0, clahe=0, flip=False)

@@ -10,8 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from raymedlt.classifier.config import ImageLabelsConfig
 from raymedlt.errors import ConfigError, InputError
+from raymedlt.images.config import ImageLabelsConfig
 from raymedlt.images.label_formats import CHEXPERT, NIH14
 from raymedlt.images.labels import positives, read_labels
 from raymedlt.schema import IMAGE_LABELS, REJECTED

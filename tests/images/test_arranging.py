@@ -9,10 +9,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
-from raymedlt.classifier.arranging import EXAMPLES_FILE, arrange, examples_of, read_pixels
-from raymedlt.classifier.config import ClassifyConfig, ImageLabelsConfig, SplitConfig
-from raymedlt.classifier.examples import PixelShards, pixels_column
 from raymedlt.errors import InputError
+from raymedlt.images.arranging import EXAMPLES_FILE, arrange, examples_of, read_pixels
+from raymedlt.images.config import DataConfig, ImageLabelsConfig, SplitConfig
+from raymedlt.images.examples import PixelShards, pixels_column
 from raymedlt.schema import IMAGE_LABELS, SPLITS, TEST, TRAIN, VALIDATION
 from raymedlt.seeds import generator
 from raymedlt.storage import Storage
@@ -45,11 +45,11 @@ def prepared(rows: list[dict], hashes: dict[str, str] | None = None) -> pa.Table
     return pa.table({"image_id": ids, "sha256": [(hashes or {}).get(each, f"sha-{each}") for each in ids]})
 
 
-def config(**labels) -> ClassifyConfig:
-    return ClassifyConfig(labels=ImageLabelsConfig(**{"min_positives": 2, **labels}))
+def config(**labels) -> DataConfig:
+    return DataConfig(labels=ImageLabelsConfig(**{"min_positives": 2, **labels}))
 
 
-def arranged(rows: list[dict], how: ClassifyConfig, hashes: dict[str, str] | None = None):
+def arranged(rows: list[dict], how: DataConfig, hashes: dict[str, str] | None = None):
     return arrange(table(rows), prepared(rows, hashes), CLASSES, how)
 
 

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from classifier_world import world
 
-from raymedlt.classifier.examples import PixelShards, pixels_column, pixels_of
+from raymedlt.images.examples import PixelShards, pixels_column, pixels_of
 from raymedlt.schema import TEST, TRAIN, VALIDATION
 from raymedlt.seeds import generator
 

@@ -17,9 +17,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from raymedlt.classifier.config import ClassifyConfig, ImagesConfig
-from raymedlt.classifier.examples import pixels_column
 from raymedlt.errors import InputError
+from raymedlt.images.config import DataConfig, ImagesConfig
+from raymedlt.images.examples import pixels_column
 from raymedlt.images.label_formats import chosen
 from raymedlt.images.labels import read_labels
 from raymedlt.images.readers import UnreadableImage, decode, read_file, to_square
@@ -47,7 +47,7 @@ class Source:
     classes: tuple[str, ...]
 
 
-def read_source(config: ClassifyConfig) -> Source:
+def read_source(config: DataConfig) -> Source:
     """The rows to work on: of the label table or of the phantom, and synthetic ones behind them."""
     if config.images.path is None:
         from raymedlt.images.phantom import cohort
@@ -64,8 +64,8 @@ def read_source(config: ClassifyConfig) -> Source:
     else:
         table = read_labels(config.labels)
         images, rejected, classes = table.images, table.rejected, table.classes
-    if config.synthetic.path is not None:
-        drawn_rows, unplanned = _synthetic_rows(config.synthetic.path, config.synthetic.accepted_only, set(classes))
+    if config.synthetic is not None:
+        drawn_rows, unplanned = _synthetic_rows(config.synthetic, config.accepted_only, set(classes))
         images = pa.concat_tables([images, drawn_rows], promote_options="default")
         rejected = pa.concat_tables([rejected, unplanned])
     return Source(images.sort_by("image_id"), rejected, classes)
@@ -128,7 +128,7 @@ class PrepareShard:
     """Decode or draw the images of one shard; those that can't be are rejected."""
 
     handle: LedgerHandle
-    config: ClassifyConfig
+    config: DataConfig
     shards: Mapping[str, tuple[int, int]]
 
     def __call__(self, shard: str) -> dict[str, Any]:
@@ -176,9 +176,9 @@ class PrepareShard:
 
     def _synthetic(self, wanted: list[str]) -> dict[str, bytes]:
         """Bytes of the synthetic images of this shard."""
-        if not wanted or self.config.synthetic.path is None:
+        if not wanted or self.config.synthetic is None:
             return {}
-        storage, names = Storage.of(self.config.synthetic.path), pa.array(wanted)
+        storage, names = Storage.of(self.config.synthetic), pa.array(wanted)
         found: dict[str, bytes] = {}
         for file in storage.list_files("images"):
             if not file.endswith(".parquet"):

@@ -14,9 +14,9 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from raymedlt.classifier.config import ClassifyConfig
-from raymedlt.classifier.examples import Examples, Pixels, PixelShards, pixels_of
 from raymedlt.errors import ConsistencyError, InputError
+from raymedlt.images.config import DataConfig
+from raymedlt.images.examples import Examples, Pixels, PixelShards, pixels_of
 from raymedlt.images.labels import positives
 from raymedlt.images.splits import check_leaks, complete_splits
 from raymedlt.schema import SPLITS, TRAIN
@@ -35,7 +35,7 @@ class Arranged:
     summary: dict[str, Any]
 
 
-def arrange(labels: pa.Table, prepared: pa.Table, classes: Sequence[str], config: ClassifyConfig) -> Arranged:
+def arrange(labels: pa.Table, prepared: pa.Table, classes: Sequence[str], config: DataConfig) -> Arranged:
     """Join labels and prepared images, complete the splits, check for leaks, and choose the classes.
 
     Args:

@@ -10,17 +10,11 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
-from raymedlt.classifier.config import (
-    ClassifyConfig,
-    ImageLabelsConfig,
-    ImagesConfig,
-    PhantomConfig,
-    SyntheticConfig,
-)
-from raymedlt.classifier.examples import pixels_of
-from raymedlt.classifier.preparing import LABELS_FILE, PREPARE, PrepareShard, Source, kind_of, read_source, shards_of
 from raymedlt.errors import ConfigError, InputError
+from raymedlt.images.config import DataConfig, ImageLabelsConfig, ImagesConfig, PhantomConfig
+from raymedlt.images.examples import pixels_of
 from raymedlt.images.phantom import draw, findings_of
+from raymedlt.images.preparing import LABELS_FILE, PREPARE, PrepareShard, Source, kind_of, read_source, shards_of
 from raymedlt.images.readers import read_square
 from raymedlt.ledger import LedgerHandle
 from raymedlt.schema import IMAGE_LABELS, REJECTED, TRAIN
@@ -36,7 +30,7 @@ def png(path: Path, number: int, shape: tuple[int, int] = (40, 50)) -> bytes:
 
 
 @pytest.fixture
-def files(tmp_path: Path) -> ClassifyConfig:
+def files(tmp_path: Path) -> DataConfig:
     """Five images, one that breaks off, one that isn't there."""
     (tmp_path / "images").mkdir()
     for number, name in enumerate(NAMES):
@@ -46,14 +40,14 @@ def files(tmp_path: Path) -> ClassifyConfig:
     (tmp_path / "images" / "5.png").unlink()
     lines = ["image,patient_id,labels", *(f"{name},p{n},{'A' if n % 2 else 'B'}" for n, name in enumerate(NAMES))]
     (tmp_path / "labels.csv").write_text("\n".join([*lines, ",p9,A"]))
-    return ClassifyConfig(
+    return DataConfig(
         images=ImagesConfig(path=str(tmp_path / "images"), size=32, shard_images=4),
         labels=ImageLabelsConfig(path=str(tmp_path / "labels.csv")),
     )
 
 
 def prepare(
-    config: ClassifyConfig, storage: Storage, only: slice = slice(None)
+    config: DataConfig, storage: Storage, only: slice = slice(None)
 ) -> tuple[Source, dict[str, dict], list[pa.Table], pa.Table]:
     """What the job's first two stages do: source, summaries, tables of images in order, rejected rows.
 
@@ -143,7 +137,7 @@ def test_rows_come_in_the_order_of_their_ids(files):
 
 
 def test_the_phantom_is_drawn(tmp_path):
-    config = ClassifyConfig(
+    config = DataConfig(
         images=ImagesConfig(size=32, shard_images=3),
         phantom=PhantomConfig(images=100, test_images=20, test_positives=1, classes=4, prevalence="openi"),
         seed=3,
@@ -197,7 +191,7 @@ def synthetic(tmp_path: Path) -> Path:
 
 
 def test_synthetic_images_are_training_rows_behind_the_real_ones(files, synthetic, tmp_path):
-    config = dataclasses.replace(files, synthetic=SyntheticConfig(path=str(synthetic)))
+    config = dataclasses.replace(files, synthetic=str(synthetic))
     source, _, images, rejected = prepare(config, Storage.of(str(tmp_path / "run")))
     added = source.images.filter(source.images["synthetic"]).to_pylist()
     assert [row["image_id"] for row in added] == ["synthetic-r0", "synthetic-r2", "synthetic-r3"]
@@ -218,15 +212,14 @@ def test_synthetic_images_are_training_rows_behind_the_real_ones(files, syntheti
 
 
 def test_what_the_gate_refused_can_be_asked_for(files, synthetic):
-    everything = SyntheticConfig(path=str(synthetic), accepted_only=False)
-    images = read_source(dataclasses.replace(files, synthetic=everything)).images
+    images = read_source(dataclasses.replace(files, synthetic=str(synthetic), accepted_only=False)).images
     assert "synthetic-r1" in images["image_id"].to_pylist()
 
 
 def test_synthetic_images_of_unknown_classes_are_rejected(files, synthetic):
     plan = [{"row_id": f"r{n}", "label_set": ["A", "Typo"] if n else ["A"]} for n in range(4)]
     Storage.of(str(synthetic)).write_table("plan/0.parquet", pa.Table.from_pylist(plan))
-    source = read_source(dataclasses.replace(files, synthetic=SyntheticConfig(path=str(synthetic))))
+    source = read_source(dataclasses.replace(files, synthetic=str(synthetic)))
     assert [row["image_id"] for row in source.images.to_pylist() if row["synthetic"]] == ["synthetic-r0"]
     reasons = [row["reason"] for row in source.rejected.to_pylist() if row["row_id"].startswith("synthetic")]
     assert reasons.count("its label set has a class that the label table lacks") == 2
@@ -235,10 +228,10 @@ def test_synthetic_images_of_unknown_classes_are_rejected(files, synthetic):
 def test_synthetic_images_beside_a_phantom(synthetic, tmp_path):
     plan = [{"row_id": f"r{n}", "label_set": ["Vertebral degenerative changes"]} for n in range(4)]
     Storage.of(str(synthetic)).write_table("plan/0.parquet", pa.Table.from_pylist(plan))
-    config = ClassifyConfig(
+    config = DataConfig(
         images=ImagesConfig(size=32, shard_images=4),
         phantom=PhantomConfig(images=100, test_images=1, test_positives=0, classes=2, prevalence="openi"),
-        synthetic=SyntheticConfig(path=str(synthetic)),
+        synthetic=str(synthetic),
     )
     source, _, images, rejected = prepare(config, Storage.of(str(tmp_path / "run")), slice(25, 26))
     assert source.images.num_rows == 104
@@ -249,7 +242,7 @@ def test_synthetic_images_beside_a_phantom(synthetic, tmp_path):
 
 def test_a_folder_without_plan_or_images_is_an_error(files, tmp_path):
     with pytest.raises(InputError, match=r"no \*\.parquet"):
-        read_source(dataclasses.replace(files, synthetic=SyntheticConfig(path=str(tmp_path / "nothing"))))
+        read_source(dataclasses.replace(files, synthetic=str(tmp_path / "nothing")))
 
 
 def test_reasons_lose_what_they_quote_of_the_table():
@@ -258,8 +251,6 @@ def test_reasons_lose_what_they_quote_of_the_table():
 
 
 def test_a_class_that_the_phantom_does_not_draw_is_an_error(tmp_path):
-    config = ClassifyConfig(
-        phantom=PhantomConfig(images=100, classes=4), labels=ImageLabelsConfig(classes=["cardiomegally"])
-    )
-    with pytest.raises(ConfigError, match="nearest to 'cardiomegally': cardiomegaly"):
+    config = DataConfig(phantom=PhantomConfig(images=100, classes=4), labels=ImageLabelsConfig(classes=["Cavitaton"]))
+    with pytest.raises(ConfigError, match="nearest to 'Cavitaton': Cavitation"):
         read_source(config)
