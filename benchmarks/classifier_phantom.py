@@ -14,10 +14,12 @@ from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -49,19 +51,23 @@ PREPARE = (
 )  # fmt: skip
 
 
-def prepared(folder: str) -> tuple[Examples, Settings, dict[str, Any]]:
-    """The examples of a run of jobs/classify.py, made now unless the folder holds one, and how long its stages took."""
+def prepared(folder: str) -> dict[str, Any]:
+    """Make a run of jobs/classify.py unless the folder holds one; how long its stages took."""
     began = time.perf_counter()
     command = [sys.executable, str(ROOT / "jobs" / "classify.py"), *PREPARE, "--output", folder]
     subprocess.run(command, check=True, capture_output=True)
     seconds = time.perf_counter() - began
+    work = json.loads(Storage.of(folder).read_bytes("timings.json"))["work"]
+    return {"seconds_of_this_call": round(seconds, 1), "prepare": round(work["prepare"], 1)}
+
+
+def loaded(folder: str) -> tuple[Examples, Settings]:
+    """The examples of that run, and what it settled about the machine."""
     storage = Storage.of(folder)
     classes = json.loads(storage.read_bytes("_ledger/arrange/examples.json"))["summary"]["classes"]
     settings = Settings(**json.loads(storage.read_bytes("_ledger/settle/machine.json"))["summary"])
     files = tuple(sorted(storage.list_files("_work/images")))
-    examples = Data(tuple(classes), files, ClassifyConfig().images.size).load(storage)
-    work = json.loads(storage.read_bytes("timings.json"))["work"]
-    return examples, settings, {"seconds_of_this_call": round(seconds, 1), "prepare": round(work["prepare"], 1)}
+    return Data(tuple(classes), files, ClassifyConfig().images.size).load(storage), settings
 
 
 def with_rate(config: ClassifyConfig, rate: float, seed: int) -> ClassifyConfig:
@@ -72,13 +78,19 @@ def with_rate(config: ClassifyConfig, rate: float, seed: int) -> ClassifyConfig:
     return replace(config, training=training, seed=seed, evaluation=replace(config.evaluation, bootstrap=RESAMPLES))
 
 
-def logits(examples: Examples, config: ClassifyConfig, settings: Settings) -> tuple[float, float, list[Any]]:
-    """Train; validation mAP, seconds, and the logits of the validation and test images."""
+Scored = tuple[float, float, list[npt.NDArray[np.float32]]]
+"""Validation mAP, seconds, and the logits of the validation and test images."""
+
+
+def logits(folder: str, config: ClassifyConfig, processes: int) -> Scored:
+    """Train on the images of a run's folder, in a process of its own."""
+    examples, settings = loaded(folder)
+    settings = replace(settings, threads=max(1, settings.threads // processes))
     began = time.perf_counter()
     model = start_model(examples, config)
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as kept:
         feed = thread_feed(examples, config.augment)
-        trained = train(model, examples, config, settings, Checkpoints(Storage.of(folder)), feed)
+        trained = train(model, examples, config, settings, Checkpoints(Storage.of(kept)), feed)
     model.load_state_dict(trained.weights)
     seconds = time.perf_counter() - began
     waited = sum(line["waited_for_data"] for line in trained.history) / sum(line["seconds"] for line in trained.history)
@@ -91,50 +103,86 @@ def logits(examples: Examples, config: ClassifyConfig, settings: Settings) -> tu
     return trained.best, seconds, parts
 
 
+class Trainings:
+    """Trainings side by side, each in a process with its share of the threads; one that was asked for before is kept.
+
+    On two cores, two processes with a thread each did more than one with two: see "images_per_second" in what is told.
+    """
+
+    def __init__(self, folder: str, processes: int) -> None:
+        self.folder, self.processes = folder, processes
+        # New processes: those that are forked would share the locks of torch's threads.
+        self.pool = ProcessPoolExecutor(
+            processes, mp_context=multiprocessing.get_context("spawn"), max_tasks_per_child=1
+        )
+        self.asked: dict[str, Future[Scored]] = {}
+
+    def ask(self, config: ClassifyConfig) -> Future[Scored]:
+        """Begin a training as soon as a process is free."""
+        key = repr(config)
+        if key not in self.asked:
+            self.asked[key] = self.pool.submit(logits, self.folder, config, self.processes)
+        return self.asked[key]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run", help="folder for the prepared images, kept (default: a temporary one)")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--rates", type=float, nargs="+", default=RATES, help="learning rates to choose from")
     parser.add_argument("--ablate", action="store_true", help="also each part switched off, first seed")
+    parser.add_argument("--processes", type=int, default=2, help="trainings side by side")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
-        examples, settings, told = prepared(arguments.run or f"{temporary}/run")
-    base = ClassifyConfig()
-    configs = variants(base)
-    found: dict[str, Any] = {"images": told, "classes": len(examples.classes), "settings": vars(settings)}
-    rate_of, first = {}, {}
-    for name in (PLAIN, FULL):
-        tried = {rate: logits(examples, with_rate(configs[name], rate, 0), settings) for rate in arguments.rates}
-        rate_of[name] = max(tried, key=lambda rate: tried[rate][0])
-        first[name] = tried[rate_of[name]]
-        found[f"tuning of {name}"] = {str(rate): round(best, 4) for rate, (best, _, _) in tried.items()}
-        found[f"seconds of {name}"] = round(first[name][1], 1)
-    runs = {name: [first[name][2]] for name in first}
-    for seed in range(1, arguments.seeds):
-        for name, own in runs.items():
-            own.append(logits(examples, with_rate(configs[name], rate_of[name], seed), settings)[2])
+        measure(arguments, arguments.run or f"{temporary}/run")
+
+
+def measure(arguments: argparse.Namespace, folder: str) -> None:
+    """Train, compare and print."""
+    told = prepared(folder)
+    examples, settings = loaded(folder)
+    trainings = Trainings(folder, arguments.processes)
+    configs = variants(ClassifyConfig())
+    found: dict[str, Any] = {
+        "images": told,
+        "classes": len(examples.classes),
+        "settings": vars(settings) | {"processes": arguments.processes},
+    }
+    both = (PLAIN, FULL)
+    tuning = {name: {r: trainings.ask(with_rate(configs[name], r, 0)) for r in arguments.rates} for name in both}
+    rate_of = {name: max(tried, key=lambda rate: tried[rate].result()[0]) for name, tried in tuning.items()}
+    for name in both:
+        found[f"tuning of {name}"] = {str(rate): round(run.result()[0], 4) for rate, run in tuning[name].items()}
+    asked = {
+        name: [trainings.ask(with_rate(configs[name], rate_of[name], seed)) for seed in range(arguments.seeds)]
+        for name in both
+    }
+    others = {
+        name: with_rate(config, rate_of[FULL], 0)
+        for name, config in configs.items()
+        if arguments.ablate and name not in both
+    }
+    ablated = {name: trainings.ask(config) for name, config in others.items()}
+    runs = {name: [run.result() for run in own] for name, own in asked.items()}
+    for name, own in runs.items():
+        found[f"seconds of {name}"] = [round(seconds, 1) for _, seconds, _ in own]
     scored = {
         name: evaluate(
-            examples, mean_logits([run[0] for run in own]), mean_logits([run[1] for run in own]),
+            examples, mean_logits([parts[0] for _, _, parts in own]), mean_logits([parts[1] for _, _, parts in own]),
             with_rate(configs[name], rate_of[name], 0),
         )
         for name, own in runs.items()
     }  # fmt: skip
     found["mean of the seeds"] = ablation_rows(scored[FULL], {PLAIN: scored[PLAIN]})
     found["tail average precision of each seed"] = {
-        name: [tail(examples, run, with_rate(configs[name], rate_of[name], 0)) for run in own]
+        name: [tail(examples, parts, with_rate(configs[name], rate_of[name], 0)) for _, _, parts in own]
         for name, own in runs.items()
     }
-    if arguments.ablate:
-        alone = evaluate(examples, *first[FULL][2], with_rate(base, rate_of[FULL], 0))
-        others = {}
-        for name, config in configs.items():
-            if name not in (FULL, PLAIN):
-                own = with_rate(config, rate_of[FULL], 0)
-                others[name] = evaluate(examples, *logits(examples, own, settings)[2], own)
-        others[PLAIN] = evaluate(examples, *first[PLAIN][2], with_rate(configs[PLAIN], rate_of[PLAIN], 0))
-        found["ablation, first seed"] = ablation_rows(alone, others)
+    if ablated:
+        alone = evaluate(examples, *runs[FULL][0][2], with_rate(configs[FULL], rate_of[FULL], 0))
+        without = {name: evaluate(examples, *run.result()[2], others[name]) for name, run in ablated.items()}
+        without[PLAIN] = evaluate(examples, *runs[PLAIN][0][2], with_rate(configs[PLAIN], rate_of[PLAIN], 0))
+        found["ablation, first seed"] = ablation_rows(alone, without)
     report("classifier_phantom", found)
 
 
