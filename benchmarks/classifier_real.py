@@ -1,18 +1,21 @@
 """Real chest X-rays: out-of-fold AUC of the classifier against two baselines in the same folds, with intervals.
 
-    python benchmarks/classifier_real.py                            # all recipes below; half an hour on two cores
+    python benchmarks/classifier_real.py                            # all recipes below; an hour on two cores
     python benchmarks/classifier_real.py --recipes "phantom start"  # one of them, and the baselines
+    python benchmarks/classifier_real.py --keep FOLDER              # goes on where it stopped
 
 1,528 images of 64 px (../shared/data/nih1993_64), 5 folds by sha256(patient_id) modulo 5: a fold is tested on by what
 the other four trained, a tenth of whose patients are held back for validation. Score: macro AUC over the classes with
 at least 30 positives and without Pneumonia (it coincides with one of the two sources), over all images and within each
-source, with a bootstrap over patients; differences are paired. Baselines: 60 principal components of the pixels, and
+source, with a bootstrap over patients; differences are paired (recipes with the baselines, and with the random start:
+what an ingredient is worth). Baselines: 60 principal components of the pixels, and
 frozen EfficientNet-Lite0 features (ImageNet), each with logistic regression.
 """
 
 from __future__ import annotations
 
 import argparse
+import re
 import subprocess
 import sys
 import tempfile
@@ -35,7 +38,7 @@ from raymedlt.classifier.scoring import logits_of
 from raymedlt.classifier.task import start_model
 from raymedlt.classifier.training import Settings, train
 from raymedlt.embedding.encoder import processor_has_bfloat16
-from raymedlt.images.config import ImageLabelsConfig
+from raymedlt.images.config import AugmentConfig, ImageLabelsConfig
 from raymedlt.images.examples import Examples, PixelShards
 from raymedlt.images.labels import positives, read_labels
 from raymedlt.images.readers import read_square
@@ -45,6 +48,7 @@ from raymedlt.storage import Storage
 
 ROOT = Path(__file__).resolve().parents[1]
 DATA = ROOT.parent / "shared" / "data" / "nih1993_64"
+STILL = AugmentConfig(rotate=0, shift=0, scale=0, contrast=0, noise=0, dropout=0, clahe=0)
 FOLDS, RESAMPLES, LEAST, LEFT_OUT = 5, 2000, 30, "Pneumonia"
 Floats = npt.NDArray[np.float64]
 
@@ -162,6 +166,7 @@ def recipes(phantom_run: str) -> dict[str, tuple[int, int, ClassifyConfig]]:
             64, 3,
             replace(base, model=replace(base.model, weights=phantom_run), training=gentle, loss=LossConfig()),
         ),
+        "random start, not augmented": (64, 3, replace(base, augment=STILL)),
         "ImageNet start (EfficientNet-Lite0)": (
             96, 1,
             replace(base, model=lite0, training=replace(gentle, stage2_epochs=6, precision="float32")),
@@ -187,7 +192,7 @@ def figures(scored: Bootstrap, others: dict[str, Bootstrap], wanted: list[int]) 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--recipes", nargs="*", help="which (default: all)")
-    parser.add_argument("--phantom_run", help="folder of the run on phantoms, kept (default: a temporary one)")
+    parser.add_argument("--keep", help="folder for the run on phantoms and each recipe's probabilities, used again")
     arguments = parser.parse_args()
     assert DATA.is_dir(), f"no {DATA.name}: this benchmark needs the real images"
     examples = examples_at(64)
@@ -224,24 +229,37 @@ def main() -> None:
     sizes = {64: examples, 128: at_128}
     found: dict[str, Floats] = {}
     with tempfile.TemporaryDirectory() as temporary:
-        run = pretrained_on_phantoms(arguments.phantom_run or f"{temporary}/run")
-        for name, (size, members, config) in recipes(run).items():
+        keep = Path(arguments.keep or temporary)
+        keep.mkdir(parents=True, exist_ok=True)
+        for name, (size, members, config) in recipes(str(keep / "phantoms")).items():
             if arguments.recipes and name not in arguments.recipes:
                 continue
-            began = time.perf_counter()
-            if size not in sizes:
-                sizes[size] = examples_at(size)
-            found[name] = out_of_fold(sizes[size], config, members)
-            seconds[name] = round(time.perf_counter() - began, 1)
+            kept = keep / f"{re.sub('[^a-z0-9]+', '-', name.lower())}.npz"
+            if not kept.exists():
+                if "phantom" in name:
+                    pretrained_on_phantoms(str(keep / "phantoms"))
+                began = time.perf_counter()
+                if size not in sizes:
+                    sizes[size] = examples_at(size)
+                probabilities = out_of_fold(sizes[size], config, members)
+                np.savez(kept, probabilities=probabilities, seconds=round(time.perf_counter() - began, 1))
+            with np.load(kept) as file:
+                found[name], seconds[name] = file["probabilities"], float(file["seconds"])
             print(f"# {name}: {seconds[name]} s", file=sys.stderr)
     if len(found) > 1:
         found["mean of all"] = np.mean(list(found.values()), axis=0)
+    start = scored(found["random start"]) if "random start" in found else None
     for name, probabilities in found.items():
         ours = scored(probabilities)
         result["recipes"][name] = {
             "seconds": seconds.get(name),
             **{
-                source: figures(each, {key: baselines[key][source] for key in baselines}, wanted)
+                source: figures(
+                    each,
+                    {key: baselines[key][source] for key in baselines}
+                    | ({"random start": start[source]} if start is not None and name != "random start" else {}),
+                    wanted,
+                )
                 for source, each in ours.items()
             },
         }
