@@ -23,6 +23,7 @@ from raymedlt.errors import InterruptedRun, RaymedltError
 from raymedlt.ledger import Ledger, LedgerHandle
 from raymedlt.progress import Progress
 from raymedlt.shards import ShardFunction, answer, given, pending_of, run_shards_locally, summaries_of
+from raymedlt.storage import Storage, content_hash
 
 __all__ = [
     "ATTEMPTS",
@@ -32,6 +33,7 @@ __all__ = [
     "connect",
     "graceful_stop",
     "private_by_default",
+    "run_replicas",
     "run_shards",
     "run_shards_locally",
     "worker_deaths",
@@ -267,6 +269,78 @@ class _Actor:
             return self._function(shard)
 
         return answer(self._stage, row["shard"], self._handle, function)
+
+
+def run_replicas(
+    worker: Callable[[], None], *, name: str, replicas: int, gpu: bool, threads: int, storage: Storage
+) -> None:
+    """A data-parallel training under Ray Train: `worker` in a process per replica, torch.distributed between them.
+
+    A replica that dies makes all begin again, `ATTEMPTS` times at most: from the training's own checkpoints. An error
+    that a replica raises would be raised again, so it ends the training at once. Ray Train would repeat both; the
+    attempts are counted here for that reason. Needs `connect`.
+
+    Args:
+        worker: sent to the replicas, so whatever it refers to should be small.
+        name: of the training, for messages.
+        gpu: one for each replica; else one CPU each.
+        threads: of a replica's numerical libraries.
+        storage: the run's output; Ray Train's own files go below `_work/ray_train`.
+
+    Raises:
+        RaymedltError: what a replica raised, or that replicas kept dying.
+    """
+    from ray.train.v2.api.exceptions import TrainingFailedError
+
+    for attempt in range(ATTEMPTS):
+        try:
+            _fit(worker, f"{content_hash(storage.uri, name)}-{attempt}", replicas, gpu, threads, storage)
+            return
+        except TrainingFailedError as error:
+            own_errors = [each for each in _causes(error) if isinstance(each, RaymedltError)]
+            if own_errors:
+                raise own_errors[0] from None
+            failed = error
+    kinds = ", ".join(sorted({type(each).__name__ for each in _causes(failed)})) or type(failed).__name__
+    raise RaymedltError(
+        f"training '{name}': Ray Train gave up after {ATTEMPTS} attempts ({kinds})",
+        "replicas that live long enough for one checkpoint",
+        "look at Ray's logs, give fewer replicas if memory is short, and give the same command again to go on",
+    ) from failed
+
+
+def _fit(worker: Callable[[], None], name: str, replicas: int, gpu: bool, threads: int, storage: Storage) -> None:
+    """One attempt: until the training is done or a replica dies."""
+    from ray.train import LoggingConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchConfig, TorchTrainer
+
+    environment = worker_environment() | {key: str(threads) for key in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
+    trainer = TorchTrainer(
+        worker,
+        scaling_config=ScalingConfig(
+            num_workers=replicas, use_gpu=gpu, resources_per_worker={"CPU": 1.0, "GPU": 1.0} if gpu else {"CPU": 1.0}
+        ),
+        torch_config=TorchConfig(backend="nccl" if gpu else "gloo"),
+        run_config=RunConfig(
+            name=name,
+            storage_path=storage.path("_work/ray_train"),
+            storage_filesystem=None if storage.is_local else storage.filesystem,
+            worker_runtime_env={"env_vars": environment},
+            logging_config=LoggingConfig(log_level="ERROR"),  # the job says what is worth saying
+        ),
+    )  # fmt: skip
+    trainer.fit()
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """The exceptions that replicas raised, inside Ray's."""
+    failures = getattr(error, "worker_failures", None) or {}
+    for each in [*failures.values(), error.__cause__]:
+        if each is not None:
+            yield each
+            cause = getattr(each, "cause", None) or each.__cause__
+            if cause is not None:
+                yield cause
 
 
 @contextlib.contextmanager

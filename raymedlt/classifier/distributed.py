@@ -16,13 +16,13 @@ from raymedlt.classifier.feed import AHEAD, Batch, Feed, Step, make_batch
 from raymedlt.classifier.predictor import load, read_about
 from raymedlt.classifier.task import Data, Training, do
 from raymedlt.classifier.training import Settings
-from raymedlt.errors import InputError, RaymedltError
+from raymedlt.errors import InputError
 from raymedlt.images.arranging import EXAMPLES_FILE, examples_of
 from raymedlt.images.config import AugmentConfig
 from raymedlt.images.examples import Bytes, Examples, PixelShards, Rows, pixels_of
 from raymedlt.ledger import LedgerHandle
-from raymedlt.runtime import ATTEMPTS, worker_environment
-from raymedlt.storage import Storage, content_hash
+from raymedlt.runtime import run_replicas, worker_environment
+from raymedlt.storage import Storage
 
 if TYPE_CHECKING:
     import ray.data
@@ -57,10 +57,7 @@ class _Worker:
 def train_on_ray(
     training: Training, data: Data, settings: Settings, handle: LedgerHandle, *, stream: bool, storage: Storage
 ) -> None:
-    """One training under Ray Train; a replica that dies makes all go on from the last checkpoint, `ATTEMPTS` times.
-
-    An error that a replica raises would be raised again: it ends the training at once. So the attempts are counted
-    here and not by Ray Train, which repeats both.
+    """One training under Ray Train; a replica that dies makes all go on from the last checkpoint.
 
     Args:
         stream: images stay in the object store and Ray Data makes the batches; else each replica holds all images.
@@ -68,64 +65,15 @@ def train_on_ray(
     Raises:
         RaymedltError: what a replica raised, or that Ray gave up.
     """
-    from ray.train.v2.api.exceptions import TrainingFailedError
-
     refs, starts = put_pixels(data, storage) if stream else (None, None)
-    worker = _Worker(training, data, settings, handle, refs, starts)
-    for attempt in range(ATTEMPTS):
-        try:
-            _fit(worker, storage, attempt)
-            return
-        except TrainingFailedError as error:
-            own_errors = [each for each in _causes(error) if isinstance(each, RaymedltError)]
-            if own_errors:
-                raise own_errors[0] from None
-            failed = error
-    raise RaymedltError(
-        f"training '{training.name}': Ray Train gave up after {ATTEMPTS} attempts ({_kinds(failed)})",
-        "replicas that live long enough for one checkpoint",
-        "look at Ray's logs, give fewer replicas if memory is short, and give the same command again to go on",
-    ) from failed
-
-
-def _fit(worker: _Worker, storage: Storage, attempt: int) -> None:
-    """One attempt: until the training is done or a replica dies."""
-    from ray.train import LoggingConfig, RunConfig, ScalingConfig
-    from ray.train.torch import TorchConfig, TorchTrainer
-
-    settings, own = worker.settings, worker.training.config.training
-    gpu = settings.device == "cuda"
-    resources = {"CPU": 1.0, "GPU": 1.0} if gpu else {"CPU": 1.0}
-    threads = str(settings.threads)
-    environment = worker_environment() | {name: threads for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
-    trainer = TorchTrainer(
-        worker,
-        scaling_config=ScalingConfig(num_workers=own.replicas, use_gpu=gpu, resources_per_worker=resources),
-        torch_config=TorchConfig(backend="nccl" if gpu else "gloo"),
-        run_config=RunConfig(
-            name=f"{content_hash(storage.uri, worker.training.name)}-{attempt}",
-            storage_path=storage.path("_work/ray_train"),
-            storage_filesystem=None if storage.is_local else storage.filesystem,
-            worker_runtime_env={"env_vars": environment},
-            logging_config=LoggingConfig(log_level="ERROR"),  # the job says what is worth saying
-        ),
-    )  # fmt: skip
-    trainer.fit()
-
-
-def _causes(error: BaseException) -> Iterator[BaseException]:
-    """The exceptions that replicas raised, inside Ray's."""
-    failures = getattr(error, "worker_failures", None) or {}
-    for each in [*failures.values(), error.__cause__]:
-        if each is not None:
-            yield each
-            cause = getattr(each, "cause", None) or each.__cause__
-            if cause is not None:
-                yield cause
-
-
-def _kinds(error: BaseException) -> str:
-    return ", ".join(sorted({type(each).__name__ for each in _causes(error)})) or type(error).__name__
+    run_replicas(
+        _Worker(training, data, settings, handle, refs, starts),
+        name=training.name,
+        replicas=training.config.training.replicas,
+        gpu=settings.device == "cuda",
+        threads=settings.threads,
+        storage=storage,
+    )
 
 
 # Streaming through the object store

@@ -20,6 +20,7 @@ from raymedlt.classifier.config import ClassifyConfig, LossConfig
 from raymedlt.classifier.distributed import train_on_ray
 from raymedlt.classifier.task import TRAINED, Data, Training, do
 from raymedlt.classifier.training import Settings
+from raymedlt.errors import RaymedltError
 from raymedlt.images.arranging import EXAMPLES_FILE, arrange
 from raymedlt.images.examples import Examples, pixels_column
 from raymedlt.ledger import LedgerHandle
@@ -131,3 +132,15 @@ def test_arrange_needs_images(missing):
 
     with pytest.raises(InputError, match="no image could be prepared"):
         arrange(IMAGE_LABELS.empty_table(), empty, ["A"], ClassifyConfig())
+
+
+def test_an_error_of_a_replica_ends_the_training_at_once(local_ray, tmp_path):
+    examples, storage = world(), Storage.of(str(tmp_path))
+    data = stored(examples, storage)
+    config = quick(rate=1e30, backbone_rate=1e30, warmup_epochs=0.0, stage1_epochs=0, replicas=2)
+    with pytest.raises(RaymedltError, match="the loss is"):
+        train_on_ray(
+            Training("burst", config), data, SETTINGS, LedgerHandle(storage), stream=False, storage=storage
+        )
+    attempts = [path.name.rsplit("-", 1)[1] for path in (tmp_path / "_work" / "ray_train").iterdir() if path.is_dir()]
+    assert attempts == ["0"]
