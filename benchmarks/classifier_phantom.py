@@ -28,8 +28,8 @@ import numpy as np
 import numpy.typing as npt
 from common import report
 
+from raymedlt.checkpoint import Checkpoints
 from raymedlt.classifier.ablation import FULL, PLAIN, variants
-from raymedlt.classifier.checkpoint import Checkpoints
 from raymedlt.classifier.config import ClassifyConfig
 from raymedlt.classifier.evaluation import Evaluation, ablation_rows, evaluate, mean_logits
 from raymedlt.classifier.feed import thread_feed

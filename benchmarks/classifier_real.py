@@ -29,9 +29,9 @@ import numpy.typing as npt
 import torch
 from common import report
 
+from raymedlt.checkpoint import Checkpoints
 from raymedlt.classifier.backbone import LITE0, LITE0_BACKBONE
 from raymedlt.classifier.bootstrap import Bootstrap, bootstrap, paired_difference
-from raymedlt.classifier.checkpoint import Checkpoints
 from raymedlt.classifier.config import ClassifyConfig, EvaluationConfig, LossConfig, ModelConfig, TrainingConfig
 from raymedlt.classifier.feed import thread_feed
 from raymedlt.classifier.scoring import logits_of

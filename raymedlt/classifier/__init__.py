@@ -2,8 +2,8 @@
 
 config.py        the job's configuration
 backbone.py, modules.py, label_graph.py, model.py    the network
-losses.py, sampling.py, feed.py    what a step sees and minimises
-training.py      the loop; checkpoint.py: where it stands; task.py: one training from folder to network
+losses.py, feed.py    what a step sees and minimises
+training.py      the loop; task.py: one training from folder to network
 scoring.py, calibration.py, metrics.py, bootstrap.py, evaluation.py    from network to figures with intervals
 ablation.py      the variants of --ablate
 running.py       the job, stage by stage; distributed.py: all that knows Ray; finish.py: tables, model, page, card

@@ -16,10 +16,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from raymedlt.classifier.sampling import epoch_order, expected_length, global_batches
 from raymedlt.images.augment import augment
 from raymedlt.images.config import AugmentConfig
 from raymedlt.images.examples import Examples, Rows
+from raymedlt.images.sampling import epoch_order, expected_length, global_batches
 from raymedlt.seeds import keyed_seed
 
 AHEAD = 4

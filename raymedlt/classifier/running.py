@@ -16,10 +16,10 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from raymedlt.checkpoint import LATEST
 from raymedlt.classifier import finish
 from raymedlt.classifier.ablation import variants
 from raymedlt.classifier.backbone import build_backbone
-from raymedlt.classifier.checkpoint import LATEST
 from raymedlt.classifier.config import ClassifyConfig, data_of
 from raymedlt.classifier.distributed import put_pixels, streamed, train_on_ray
 from raymedlt.classifier.task import TRAINED, Data, Training, do

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from raymedlt.classifier.checkpoint import Checkpoints
+from raymedlt.checkpoint import Checkpoints
 from raymedlt.classifier.config import ClassifyConfig, ModelConfig
 from raymedlt.classifier.feed import Feed, thread_feed
 from raymedlt.classifier.label_graph import cooccurrence_adjacency, ml_gcn_adjacency

@@ -22,16 +22,16 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from raymedlt.classifier.checkpoint import Checkpoints, Position, Tensors
+from raymedlt.checkpoint import Checkpoints, Position, Tensors
 from raymedlt.classifier.config import ClassifyConfig
 from raymedlt.classifier.feed import Batch, Feed, steps_of
 from raymedlt.classifier.losses import make_loss
 from raymedlt.classifier.metrics import score
 from raymedlt.classifier.model import LabelGraphClassifier, freeze_backbone, parameter_groups
-from raymedlt.classifier.sampling import repeat_factors
 from raymedlt.classifier.scoring import logits_of
 from raymedlt.errors import InputError, RaymedltError
 from raymedlt.images.examples import Examples, Rows
+from raymedlt.images.sampling import repeat_factors
 from raymedlt.schema import TRAIN, VALIDATION
 from raymedlt.seeds import keyed_seed
 

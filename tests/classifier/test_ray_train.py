@@ -15,7 +15,7 @@ import pyarrow as pa
 import pytest
 from classifier_world import STILL, quick, world
 
-from raymedlt.classifier.checkpoint import LATEST, Checkpoints
+from raymedlt.checkpoint import LATEST, Checkpoints
 from raymedlt.classifier.config import ClassifyConfig, LossConfig
 from raymedlt.classifier.distributed import train_on_ray
 from raymedlt.classifier.task import TRAINED, Data, Training, do
@@ -139,8 +139,6 @@ def test_an_error_of_a_replica_ends_the_training_at_once(local_ray, tmp_path):
     data = stored(examples, storage)
     config = quick(rate=1e30, backbone_rate=1e30, warmup_epochs=0.0, stage1_epochs=0, replicas=2)
     with pytest.raises(RaymedltError, match="the loss is"):
-        train_on_ray(
-            Training("burst", config), data, SETTINGS, LedgerHandle(storage), stream=False, storage=storage
-        )
+        train_on_ray(Training("burst", config), data, SETTINGS, LedgerHandle(storage), stream=False, storage=storage)
     attempts = [path.name.rsplit("-", 1)[1] for path in (tmp_path / "_work" / "ray_train").iterdir() if path.is_dir()]
     assert attempts == ["0"]

@@ -9,7 +9,7 @@ import pytest
 import torch
 from classifier_world import quick, world
 
-from raymedlt.classifier.checkpoint import LATEST, Checkpoints
+from raymedlt.checkpoint import LATEST, Checkpoints
 from raymedlt.classifier.config import ClassifyConfig, SyntheticConfig
 from raymedlt.classifier.feed import Batch, thread_feed
 from raymedlt.classifier.metrics import score

@@ -7,8 +7,8 @@ import time
 import numpy as np
 import pytest
 
-from raymedlt.classifier.sampling import class_factors, epoch_order, expected_length, global_batches, repeat_factors
 from raymedlt.errors import InputError
+from raymedlt.images.sampling import class_factors, epoch_order, expected_length, global_batches, repeat_factors
 
 
 def test_vector_of_the_specification() -> None:
