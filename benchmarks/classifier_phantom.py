@@ -35,9 +35,11 @@ from raymedlt.classifier.evaluation import Evaluation, ablation_rows, evaluate, 
 from raymedlt.classifier.feed import thread_feed
 from raymedlt.classifier.metrics import classes_of
 from raymedlt.classifier.scoring import logits_of
-from raymedlt.classifier.task import Data, start_model
-from raymedlt.classifier.training import Settings, train
+from raymedlt.classifier.task import start_model
+from raymedlt.classifier.training import train
+from raymedlt.images.arranging import Data
 from raymedlt.images.examples import Examples
+from raymedlt.machine import Settings
 from raymedlt.schema import TEST, VALIDATION
 from raymedlt.storage import Storage
 

@@ -36,13 +36,14 @@ from raymedlt.classifier.config import ClassifyConfig, EvaluationConfig, LossCon
 from raymedlt.classifier.feed import thread_feed
 from raymedlt.classifier.scoring import logits_of
 from raymedlt.classifier.task import start_model
-from raymedlt.classifier.training import Settings, train
+from raymedlt.classifier.training import train
 from raymedlt.embedding.encoder import processor_has_bfloat16
 from raymedlt.images.config import AugmentConfig, ImageLabelsConfig
 from raymedlt.images.examples import Examples, PixelShards
 from raymedlt.images.labels import positives, read_labels
 from raymedlt.images.readers import read_square
 from raymedlt.images.splits import folds, split_patients
+from raymedlt.machine import Settings
 from raymedlt.schema import TEST, TRAIN, VALIDATION
 from raymedlt.storage import Storage
 

@@ -14,13 +14,13 @@ import pyarrow as pa
 
 from raymedlt.classifier.feed import AHEAD, Batch, Feed, Step, make_batch
 from raymedlt.classifier.predictor import load, read_about
-from raymedlt.classifier.task import Data, Training, do
-from raymedlt.classifier.training import Settings
+from raymedlt.classifier.task import Training, do
 from raymedlt.errors import InputError
-from raymedlt.images.arranging import EXAMPLES_FILE, examples_of
+from raymedlt.images.arranging import EXAMPLES_FILE, Data, examples_of
 from raymedlt.images.config import AugmentConfig
 from raymedlt.images.examples import Bytes, Examples, PixelShards, Rows, pixels_of
 from raymedlt.ledger import LedgerHandle
+from raymedlt.machine import Settings
 from raymedlt.runtime import run_replicas, worker_environment
 from raymedlt.storage import Storage
 

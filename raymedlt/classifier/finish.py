@@ -28,11 +28,11 @@ from raymedlt.classifier.model import LabelGraphClassifier, from_safetensors, to
 from raymedlt.classifier.predictor import ABOUT, FORMAT
 from raymedlt.classifier.scoring import logits_of
 from raymedlt.classifier.task import TRAINED
-from raymedlt.classifier.training import Settings
 from raymedlt.config import config_hash, to_yaml
 from raymedlt.images.examples import Examples
 from raymedlt.images.stages import data_parts, rejected_rows
 from raymedlt.ledger import FOLDER, Ledger
+from raymedlt.machine import Settings
 from raymedlt.progress import Progress
 from raymedlt.schema import TEST, VALIDATION
 from raymedlt.storage import FileEntry, Storage, content_hash, sha256_of

@@ -22,13 +22,13 @@ from raymedlt.classifier.ablation import variants
 from raymedlt.classifier.backbone import build_backbone
 from raymedlt.classifier.config import ClassifyConfig, data_of
 from raymedlt.classifier.distributed import put_pixels, streamed, train_on_ray
-from raymedlt.classifier.task import TRAINED, Data, Training, do
-from raymedlt.classifier.training import Settings
+from raymedlt.classifier.task import TRAINED, Training, do
 from raymedlt.config import config_hash, hashed_part
-from raymedlt.errors import ConfigError
+from raymedlt.images.arranging import Data
 from raymedlt.images.examples import Examples
 from raymedlt.images.stages import DataStages
 from raymedlt.ledger import Ledger
+from raymedlt.machine import Settings, refuse_missing_gpu, settle
 from raymedlt.progress import Progress
 from raymedlt.runtime import (
     Cluster,
@@ -38,7 +38,6 @@ from raymedlt.runtime import (
 from raymedlt.seeds import keyed_seed
 from raymedlt.storage import Storage
 
-SETTLE = "settle"
 _POLL_SECONDS = 2.0
 _HELD_BYTES = 4 * 1024**3
 """Prepared images up to this size are held by every replica (and by the driver, for scoring)."""
@@ -88,13 +87,8 @@ def run(config: ClassifyConfig) -> str:
 
 def _check_device(config: ClassifyConfig) -> None:
     """Refuse a GPU that isn't there, before anything is done; on a cluster the run itself looks."""
-    import torch
-
-    here = config.training.replicas == 1 and config.ray_from > 0 and not os.environ.get("RAY_ADDRESS")
-    if config.training.device == "cuda" and here and not torch.cuda.is_available():
-        raise ConfigError(
-            "training.device is 'cuda', and this machine has no GPU", "cpu or auto", "give --training.device auto"
-        )
+    if config.training.replicas == 1 and config.ray_from > 0 and not os.environ.get("RAY_ADDRESS"):
+        refuse_missing_gpu(config.training.device, "training")
 
 
 class _Run:
@@ -121,31 +115,11 @@ class _Run:
         return self._finish(labels, prepared, arranged, settings)
 
     def _settle(self) -> Settings:
-        """Device, precision and threads: settled once per run, since they decide the last digits."""
-        known = self.ledger.done(SETTLE, "machine")
-        if known is None:
-            device = self._device()
-            known = dataclasses.asdict(
-                Settings(device, _precision(self.config, device), _threads(self.config, self.ray))
-            )
-            self.ledger.commit(SETTLE, "machine", [], known)
-        return Settings(**known)
-
-    def _device(self) -> Any:
-        wanted, replicas = self.config.training.device, self.config.training.replicas
-        if wanted == "auto" and not self._under_ray:
-            import torch
-
-            return "cuda" if torch.cuda.is_available() else "cpu"
-        if wanted == "auto":
-            return "cuda" if self._connect().gpus >= replicas else "cpu"
-        if wanted == "cuda" and self._under_ray and self._connect().gpus < replicas:
-            raise ConfigError(
-                f"training.device is 'cuda', and the cluster has {self._connect().gpus:g} GPUs",
-                f"one for each of {replicas} replicas",
-                "give fewer --training.replicas, or --training.device cpu",
-            )
-        return wanted
+        own = self.config.training
+        return settle(
+            self.ledger, device=own.device, precision=own.precision, replicas=own.replicas, key="training",
+            connect=self._connect if self._under_ray else None,
+        )  # fmt: skip
 
     @property
     def _under_ray(self) -> bool:
@@ -240,22 +214,6 @@ class _Run:
 def member_name(number: int) -> str:
     """Of a member of the ensemble."""
     return f"member-{number}"
-
-
-def _precision(config: ClassifyConfig, device: str) -> Any:
-    wanted = config.training.precision
-    if wanted != "auto":
-        return wanted
-    from raymedlt.embedding.encoder import processor_has_bfloat16
-
-    return "bfloat16" if device == "cuda" or processor_has_bfloat16() else "float32"
-
-
-def _threads(config: ClassifyConfig, cluster: Cluster | None) -> int:
-    """Threads of one replica: the machine's CPUs shared out, at least one. On a cluster of several nodes: one."""
-    if cluster is not None and cluster.nodes > 1:
-        return 1
-    return max(1, (os.cpu_count() or 1) // config.training.replicas)
 
 
 @contextlib.contextmanager

@@ -18,30 +18,14 @@ from raymedlt.classifier.config import ClassifyConfig, ModelConfig
 from raymedlt.classifier.feed import Feed, thread_feed
 from raymedlt.classifier.label_graph import cooccurrence_adjacency, ml_gcn_adjacency
 from raymedlt.classifier.model import LabelGraphClassifier, build, to_safetensors
-from raymedlt.classifier.training import Settings, Trained, train
-from raymedlt.images.arranging import EXAMPLES_FILE, examples_of, read_pixels
+from raymedlt.classifier.training import Trained, train
+from raymedlt.images.arranging import Data
 from raymedlt.images.examples import Examples
 from raymedlt.ledger import LedgerHandle
+from raymedlt.machine import Settings
 from raymedlt.schema import TRAIN
-from raymedlt.storage import Storage
 
 TRAINED = "train"
-
-
-@dataclass(frozen=True)
-class Data:
-    """Where the examples of a run lie: small and picklable."""
-
-    classes: tuple[str, ...]
-    shards: tuple[str, ...]
-    """Files of prepared images, in the order of the examples."""
-    size: int
-
-    def load(self, storage: Storage) -> Examples:
-        """All examples with their images in memory."""
-        return examples_of(
-            storage.read_table(EXAMPLES_FILE), self.classes, read_pixels(storage, self.shards, self.size)
-        )
 
 
 @dataclass(frozen=True)

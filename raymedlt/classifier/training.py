@@ -13,7 +13,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -32,20 +32,11 @@ from raymedlt.classifier.scoring import logits_of
 from raymedlt.errors import InputError, RaymedltError
 from raymedlt.images.examples import Examples, Rows
 from raymedlt.images.sampling import repeat_factors
+from raymedlt.machine import Settings
 from raymedlt.schema import TRAIN, VALIDATION
 from raymedlt.seeds import keyed_seed
 
 PRETRAIN, STAGE_1, STAGE_2 = "pretrain", "stage 1", "stage 2"
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What was settled about the machine when the run began; a run that goes on elsewhere keeps it."""
-
-    device: Literal["cpu", "cuda"]
-    precision: Literal["float32", "bfloat16"]
-    threads: int
-    """Threads of one replica's numerical libraries: sums of floats depend on it in their last digits."""
 
 
 @dataclass(frozen=True)

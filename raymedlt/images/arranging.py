@@ -123,3 +123,19 @@ def examples_of(table: pa.Table, classes: Sequence[str], pixels: Pixels) -> Exam
 def read_pixels(storage: Storage, shards: Sequence[str], size: int) -> PixelShards:
     """The prepared images of the given files of `_work/images`, in memory."""
     return PixelShards.of([pixels_of(storage.read_table(name, ["pixels"]), size) for name in shards])
+
+
+@dataclass(frozen=True)
+class Data:
+    """Where the examples of a run lie: small and picklable."""
+
+    classes: tuple[str, ...]
+    shards: tuple[str, ...]
+    """Files of prepared images, in the order of the examples."""
+    size: int
+
+    def load(self, storage: Storage) -> Examples:
+        """All examples with their images in memory."""
+        return examples_of(
+            storage.read_table(EXAMPLES_FILE), self.classes, read_pixels(storage, self.shards, self.size)
+        )

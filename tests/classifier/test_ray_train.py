@@ -18,12 +18,12 @@ from classifier_world import STILL, quick, world
 from raymedlt.checkpoint import LATEST, Checkpoints
 from raymedlt.classifier.config import ClassifyConfig, LossConfig
 from raymedlt.classifier.distributed import train_on_ray
-from raymedlt.classifier.task import TRAINED, Data, Training, do
-from raymedlt.classifier.training import Settings
+from raymedlt.classifier.task import TRAINED, Training, do
 from raymedlt.errors import RaymedltError
-from raymedlt.images.arranging import EXAMPLES_FILE, arrange
+from raymedlt.images.arranging import EXAMPLES_FILE, Data, arrange
 from raymedlt.images.examples import Examples, pixels_column
 from raymedlt.ledger import LedgerHandle
+from raymedlt.machine import Settings
 from raymedlt.storage import Storage
 
 SETTINGS = Settings("cpu", "float32", 1)

@@ -15,9 +15,10 @@ from raymedlt.classifier.feed import Batch, thread_feed
 from raymedlt.classifier.metrics import score
 from raymedlt.classifier.scoring import logits_of
 from raymedlt.classifier.task import start_model
-from raymedlt.classifier.training import Average, Settings, Trained, phases_of, rate_factor, train
+from raymedlt.classifier.training import Average, Trained, phases_of, rate_factor, train
 from raymedlt.errors import ConsistencyError, InputError, RaymedltError
 from raymedlt.images.examples import Examples
+from raymedlt.machine import Settings
 from raymedlt.schema import VALIDATION
 from raymedlt.storage import Storage
 

@@ -11,8 +11,8 @@ from raymedlt.classifier.config import ClassifyConfig
 from raymedlt.classifier.evaluation import evaluate
 from raymedlt.classifier.finish import Outcome, write_model
 from raymedlt.classifier.task import start_model
-from raymedlt.classifier.training import Settings
 from raymedlt.images.config import ImagesConfig
+from raymedlt.machine import Settings
 from raymedlt.schema import TEST, VALIDATION
 from raymedlt.seeds import generator
 from raymedlt.storage import Storage

@@ -1,0 +1,94 @@
+"""Device, precision and threads of a run: settled once and kept in its ledger, since they decide the last digits."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+from raymedlt.errors import ConfigError
+from raymedlt.ledger import Ledger
+from raymedlt.runtime import Cluster
+
+SETTLE = "settle"
+
+Device = Literal["cpu", "cuda"]
+Precision = Literal["float32", "bfloat16"]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What was settled about the machine when the run began; a run that goes on elsewhere keeps it."""
+
+    device: Device
+    precision: Precision
+    threads: int
+    """Threads of one replica's numerical libraries: sums of floats depend on it in their last digits."""
+
+
+def settle(
+    ledger: Ledger,
+    *,
+    device: Literal["auto"] | Device,
+    precision: Literal["auto"] | Precision,
+    replicas: int,
+    key: str,
+    connect: Callable[[], Cluster] | None,
+) -> Settings:
+    """What the run uses: as it was settled when it began, else as the machine or the cluster allows now.
+
+    Args:
+        key: section of the configuration that holds device and replicas, for messages.
+        connect: joins the cluster that will do the work; None: this process does it.
+
+    Raises:
+        ConfigError: GPUs are asked for that aren't there.
+    """
+    known = ledger.done(SETTLE, "machine")
+    if known is None:
+        chosen = _device(device, replicas, key, connect)
+        nodes = connect().nodes if connect is not None else 1
+        # On a cluster of several nodes the CPUs of this one say nothing about a replica's.
+        threads = 1 if nodes > 1 else max(1, (os.cpu_count() or 1) // replicas)
+        known = dataclasses.asdict(Settings(chosen, _precision(precision, chosen), threads))
+        ledger.commit(SETTLE, "machine", [], known)
+    return Settings(**known)
+
+
+def refuse_missing_gpu(device: str, key: str) -> None:
+    """Raise ConfigError where this process is to work on a GPU that isn't there."""
+    import torch
+
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(
+            f"{key}.device is 'cuda', and this machine has no GPU", "cpu or auto", f"give --{key}.device auto"
+        )
+
+
+def _device(wanted: Literal["auto"] | Device, replicas: int, key: str, connect: Callable[[], Cluster] | None) -> Device:
+    if connect is None:
+        import torch
+
+        if wanted == "auto":
+            return "cuda" if torch.cuda.is_available() else "cpu"
+        return wanted
+    gpus = connect().gpus
+    if wanted == "auto":
+        return "cuda" if gpus >= replicas else "cpu"
+    if wanted == "cuda" and gpus < replicas:
+        raise ConfigError(
+            f"{key}.device is 'cuda', and the cluster has {gpus:g} GPUs",
+            f"one for each of {replicas} replicas",
+            f"give fewer --{key}.replicas, or --{key}.device cpu",
+        )
+    return wanted
+
+
+def _precision(wanted: Literal["auto"] | Precision, device: Device) -> Precision:
+    if wanted != "auto":
+        return wanted
+    from raymedlt.embedding.encoder import processor_has_bfloat16
+
+    return "bfloat16" if device == "cuda" or processor_has_bfloat16() else "float32"
