@@ -228,6 +228,37 @@ PREDICTIONS = pa.schema(
 )
 
 
+# What jobs/synthesize.py leaves.
+
+PLAN = pa.schema(
+    [
+        ("row_id", pa.string()),  # follows from the other columns
+        ("label_set", _TEXTS),  # in the order of the classes
+        ("prompt", pa.string()),
+        ("seed", pa.int64()),  # of the image's noise, in [0, 2^63)
+        ("checkpoint_hash", pa.string()),  # of the generator
+        ("target", pa.string()),  # the rare class that the row is for; of a requested set its rarest
+        ("number", pa.int64()),  # among the target's rows, from 0
+        ("origin", pa.string()),  # of the label set: "real" (a real image's), "smoothed" or "requested"
+        ("sides", _TEXTS),  # beside label_set: "left", "right", "both", ""
+        ("severities", pa.list_(pa.float64())),  # beside label_set, 0 to 1; null where it isn't known
+    ]
+)
+
+SYNTHETIC_IMAGES = pa.schema(
+    [
+        ("row_id", pa.string()),
+        ("image", pa.struct([("bytes", pa.binary()), ("path", pa.string())])),  # the Hugging Face image feature
+        ("sha256", pa.string()),  # of the bytes
+        ("accepted", pa.bool_()),
+        ("reasons", _TEXTS),  # why it was refused; empty if it was accepted
+        ("scores", pa.list_(pa.struct([("name", pa.string()), ("value", pa.float64())]))),
+        ("nearest", pa.int64()),  # number of the nearest real training image, in the order of their ids; -1: none
+        ("synthetic", pa.bool_()),  # true
+    ]
+)
+
+
 def conform(table: pa.Table, schema: pa.Schema, name: str) -> pa.Table:
     """Order and cast `table`'s columns to `schema`.
 

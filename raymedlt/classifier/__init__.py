@@ -18,12 +18,22 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from raymedlt.classifier.config import ClassifyConfig
     from raymedlt.classifier.predictor import Classifier, Predictions, load
+    from raymedlt.classifier.running import run as train_classifier
 
-__all__ = ["Classifier", "Predictions", "load"]
+__all__ = ["Classifier", "ClassifyConfig", "Predictions", "load", "train_classifier"]
 
 
 def __getattr__(name: str) -> Any:  # torch is imported when one of these is used, not before
+    if name == "ClassifyConfig":
+        from raymedlt.classifier.config import ClassifyConfig
+
+        return ClassifyConfig
+    if name == "train_classifier":
+        from raymedlt.classifier.running import run
+
+        return run
     if name in __all__:
         from raymedlt.classifier import predictor
 

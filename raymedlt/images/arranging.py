@@ -139,3 +139,7 @@ class Data:
         return examples_of(
             storage.read_table(EXAMPLES_FILE), self.classes, read_pixels(storage, self.shards, self.size)
         )
+
+    def labels(self, storage: Storage) -> Examples:
+        """All examples without their images."""
+        return examples_of(storage.read_table(EXAMPLES_FILE), self.classes, PixelShards.of([]))

@@ -1,0 +1,211 @@
+"""Does an image show what was planned, in the eyes of a classifier trained on real images only? Thresholds per class.
+
+Three thresholds per class, tuned on real validation images:
+
+* shown: what the plan's target class must reach. The lowest threshold at which, among images of which a share `prior`
+  really shows the class, those above it show it with at least the wanted precision. The share of true positives counts
+  for itself, since a class that one real image in a thousand shows is planned for every one of the images in question.
+* companion: what the other planned classes must reach; looser, so that few true images are lost for a faint companion.
+* stray: what the classes that were not planned must stay below; chosen for all classes together, so that only the
+  wanted share of real images would be refused for showing more than their labels say.
+
+N validation images, C classes, B images to judge.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from raymedlt.errors import InputError
+
+Floats = npt.NDArray[np.float64]
+
+NOT_SHOWN, STRAY, UNKNOWN, UNTUNED, UNPLANNED = (
+    "not shown", "shows more", "class unknown to the gate", "too few validation images of", "no planned class",
+)  # fmt: skip
+"""How reasons begin; but for the last a class follows after ": "."""
+
+
+@dataclass(frozen=True, eq=False)
+class Agreement:
+    """The thresholds. Make them with `tune`."""
+
+    classes: tuple[str, ...]
+    shown_C: Floats
+    """NaN where validation has too few images of the class: such a target is refused."""
+    companion_C: Floats
+    stray_C: Floats
+    """Above 1 where nothing would be refused."""
+    precision_C: Floats
+    """What `shown_C` reaches on validation at the prior; below the wanted one where no threshold reaches that."""
+    recall_C: Floats
+    """Share of the real images of the class at or above `shown_C`."""
+
+    def reasons(
+        self, probabilities_BC: npt.NDArray[Any], label_sets: Sequence[Sequence[str]], targets: Sequence[str | None]
+    ) -> list[list[str]]:
+        """Why each image disagrees with its plan; an empty list for one that agrees.
+
+        Args:
+            label_sets: what was planned for each image.
+            targets: the class that each image is for, held to the strict threshold; None: all its classes are.
+
+        Raises:
+            InputError: not one label set and one target per image.
+        """
+        if not len(probabilities_BC) == len(label_sets) == len(targets):
+            raise InputError(
+                f"{len(label_sets)} label sets and {len(targets)} targets for {len(probabilities_BC)} images",
+                "one of each per image",
+            )
+        place = {name: number for number, name in enumerate(self.classes)}
+        return [
+            self._disagrees(np.asarray(row, np.float64), list(dict.fromkeys(planned)), target, place)
+            for row, planned, target in zip(probabilities_BC, label_sets, targets, strict=True)
+        ]
+
+    def margins(self, probabilities_BC: npt.NDArray[Any], label_sets: Sequence[Sequence[str]]) -> tuple[Floats, Floats]:
+        """How far the least probable planned class is above `shown`, and the worst unplanned one above `stray`.
+
+        Both float64 [B]; NaN where there is no such class.
+        """
+        planned_BC = np.array([[name in labels for name in self.classes] for labels in label_sets], bool)
+        planned_BC = planned_BC.reshape(len(label_sets), len(self.classes))
+        above_BC = np.where(planned_BC, probabilities_BC - self.shown_C, np.nan)
+        stray_BC = np.where(planned_BC, np.nan, probabilities_BC - self.stray_C)
+        return _quiet(np.fmin, above_BC), _quiet(np.fmax, stray_BC)
+
+    def _disagrees(self, row_C: Floats, planned: list[str], target: str | None, place: dict[str, int]) -> list[str]:
+        found = [UNPLANNED] if not planned else []
+        if target is not None and target not in planned:
+            planned = [*planned, target]
+        for name in planned:
+            number = place.get(name)
+            strict = target is None or name == target
+            if number is None:
+                found.append(f"{UNKNOWN}: {name}")
+            elif strict and math.isnan(self.shown_C[number]):
+                found.append(f"{UNTUNED}: {name}")
+            elif not row_C[number] >= (self.shown_C if strict else self.companion_C)[number]:  # so that NaN fails
+                found.append(f"{NOT_SHOWN}: {name}")
+        for number, name in enumerate(self.classes):
+            if name not in planned and not row_C[number] <= self.stray_C[number]:
+                found.append(f"{STRAY}: {name}")
+        return found
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values; NaN is null."""
+        columns = {
+            name: [None if math.isnan(value) else value for value in getattr(self, f"{name}_C").tolist()]
+            for name in ("shown", "companion", "stray", "precision", "recall")
+        }
+        return {"classes": list(self.classes), **columns}
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> Self:
+        """The inverse of `to_json`."""
+        columns = {f"{name}_C": np.array(value[name], np.float64) for name in value if name != "classes"}
+        return cls(classes=tuple(value["classes"]), **columns)
+
+
+def tune(
+    probabilities_NC: npt.ArrayLike,
+    labels_NC: npt.ArrayLike,
+    known_NC: npt.ArrayLike,
+    classes: Sequence[str],
+    *,
+    precision: float,
+    prior: float,
+    missed: float,
+    stray: float,
+    least: int,
+) -> Agreement:
+    """Thresholds from the classifier's probabilities of real validation images.
+
+    Args:
+        probabilities_NC: of images that the classifier was not trained on.
+        labels_NC, known_NC: 1 where the class is shown; False where the label says nothing.
+        precision: wanted share of images that show the class among those at or above its threshold.
+        prior: share of the images planned with a class that are expected to show it before the gate.
+        missed: share of the real images of a class that may lie below its `companion` threshold.
+        stray: share of the real images that may be refused for a class that their labels don't name.
+        least: validation images that a class needs; with fewer it has no `shown` threshold.
+
+    Raises:
+        InputError: tables of different shapes.
+
+    O(C N log N).
+    """
+    probabilities, labels = np.asarray(probabilities_NC, np.float64), np.asarray(labels_NC) > 0
+    known = np.asarray(known_NC, bool)
+    if not probabilities.shape == labels.shape == known.shape == (len(probabilities), len(classes)):
+        raise InputError(
+            f"probabilities {probabilities.shape}, labels {labels.shape} and known {known.shape} of {len(classes)} "
+            "classes",
+            "three tables with one row per validation image and one column per class",
+        )
+    columns = []
+    for number in range(len(classes)):
+        here, shows = probabilities[:, number], labels[:, number]
+        own = np.sort(here[known[:, number] & shows])
+        others = np.sort(here[known[:, number] & ~shows])
+        if len(own) < least or not len(others):
+            columns.append((math.nan, 0.0, math.nan, math.nan))
+            continue
+        shown, reached, recall = _threshold(own, others, precision, prior)
+        companion = own[math.floor(missed * len(own))]
+        columns.append((shown, min(companion, shown), reached, recall))
+    shown_C, companion_C, precision_C, recall_C = np.array(columns, np.float64).reshape(-1, 4).T
+    stray_C = _stray(probabilities, labels, known, stray)
+    return Agreement(tuple(classes), shown_C, companion_C, stray_C, precision_C, recall_C)
+
+
+def _threshold(own: Floats, others: Floats, precision: float, prior: float) -> tuple[float, float, float]:
+    """The lowest threshold with the wanted precision at the prior, else the most precise; precision; recall.
+
+    Shares are (hits + 1) / (images + 2) for images without the class and hits / (images + 1) for those with it: both
+    err on the careful side, the more so the fewer images there are.
+    """
+    candidates = np.unique(np.concatenate([own, others]))
+    kept = len(own) - np.searchsorted(own, candidates)
+    false = (len(others) - np.searchsorted(others, candidates) + 1) / (len(others) + 2)
+    true = kept / (len(own) + 1)
+    reached = prior * true / (prior * true + (1 - prior) * false)
+    enough = np.flatnonzero(reached >= precision)
+    best = int(enough[0]) if len(enough) else int(np.argmax(reached))
+    return float(candidates[best]), float(reached[best]), float(kept[best] / len(own))
+
+
+def _stray(probabilities: Floats, labels: npt.NDArray[np.bool_], known: npt.NDArray[np.bool_], share: float) -> Floats:
+    """Per class a limit for images without it; all of them together are passed by `share` of the real images.
+
+    Every class gives up the same share of its own negatives: the limit at that share is a quantile of the class, and
+    the share is found from the smallest tail probability that each image has over its negative classes.
+    """
+    tails = np.full(probabilities.shape, np.inf)
+    negatives = []
+    for number in range(probabilities.shape[1]):
+        rows = np.flatnonzero(known[:, number] & ~labels[:, number])
+        own = np.sort(probabilities[rows, number])
+        negatives.append(own)
+        tails[rows, number] = (len(own) - np.searchsorted(own, probabilities[rows, number])) / max(1, len(own))
+    smallest = np.sort(tails.min(axis=1, initial=np.inf))
+    allowed = math.floor(share * len(smallest))
+    level = smallest[allowed] if allowed < len(smallest) else np.inf  # `allowed` images lie strictly below it
+    limits = []
+    for own in negatives:
+        over = math.ceil(min(level, 1.0) * len(own) - 1e-9) - 1  # so many may lie above the limit
+        limits.append(own[len(own) - 1 - over] if len(own) and over >= 0 else 2.0)
+    return np.array(limits, np.float64)
+
+
+def _quiet(best: np.ufunc, table_BC: Floats) -> Floats:
+    """fmin or fmax along the classes: NaN where there is nothing but NaN, without a warning."""
+    found: Floats = best.reduce(table_BC, axis=1, initial=np.nan)
+    return found
