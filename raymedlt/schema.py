@@ -253,7 +253,6 @@ SYNTHETIC_IMAGES = pa.schema(
         ("accepted", pa.bool_()),
         ("reasons", _TEXTS),  # why it was refused; empty if it was accepted
         ("scores", pa.list_(pa.struct([("name", pa.string()), ("value", pa.float64())]))),
-        ("nearest", pa.int64()),  # number of the nearest real training image, in the order of their ids; -1: none
         ("synthetic", pa.bool_()),  # true
     ]
 )

@@ -63,6 +63,8 @@ def arrange(labels: pa.Table, prepared: pa.Table, classes: Sequence[str], config
     labels_NC, known_NC = positives(table, wanted, uncertain=config.labels.uncertain)
     table = complete_splits(table, labels_NC * known_NC, config.split, config.seed)
     check_leaks(table, prepared["sha256"].to_pylist())
+    if config.synthetic is not None:
+        check_synthetic(table, Storage.of(config.synthetic))
     train = _train(table)
     counts = (labels_NC[train] * known_NC[train]).sum(0).astype(int)
     least = 1 if config.labels.classes else config.labels.min_positives
@@ -87,6 +89,28 @@ def arrange(labels: pa.Table, prepared: pa.Table, classes: Sequence[str], config
         "synthetic": table.num_rows - int(pc.sum(real).as_py() or 0),
     }
     return Arranged(table, summary)
+
+
+def check_synthetic(table: pa.Table, synthetic: Storage) -> None:
+    """Refuse synthetic images of a generator that learnt from patients who are validation or test patients here.
+
+    A run of jobs/synthesize.py says whom its generator learnt from; images of another origin can't be checked.
+
+    Raises:
+        InputError: such patients; the message has counts only.
+    """
+    if not synthetic.exists(EXAMPLES_FILE):
+        return
+    theirs = synthetic.read_table(EXAMPLES_FILE, ["patient_id", "split"])
+    learnt = pc.unique(theirs.filter(pc.equal(theirs["split"], TRAIN))["patient_id"])
+    held_out = table.filter(pc.not_equal(table["split"], TRAIN))["patient_id"]
+    leaked = len(pc.unique(held_out.filter(pc.is_in(held_out, learnt))))
+    if leaked:
+        raise InputError(
+            f"synthetic images of a generator that learnt from {leaked} of the validation and test patients",
+            "the same split in both runs",
+            "give both jobs the same --seed and --split.*, or a label table with a split column",
+        )
 
 
 def _train(table: pa.Table) -> npt.NDArray[np.bool_]:

@@ -26,6 +26,9 @@ from raymedlt.errors import InputError
 
 Floats = npt.NDArray[np.float64]
 
+LEAST_RECALL = 0.2
+"""Share of a class's real images that `shown` must let through."""
+
 NOT_SHOWN, STRAY, UNKNOWN, UNTUNED, UNPLANNED = (
     "not shown", "shows more", "class unknown to the gate", "too few validation images of", "no planned class",
 )  # fmt: skip
@@ -43,7 +46,8 @@ class Agreement:
     stray_C: Floats
     """Above 1 where nothing would be refused."""
     precision_C: Floats
-    """What `shown_C` reaches on validation at the prior; below the wanted one where no threshold reaches that."""
+    """What `shown_C` reaches on validation at the prior; below the wanted one where no threshold reaches that with a
+    recall of at least LEAST_RECALL."""
     recall_C: Floats
     """Share of the real images of the class at or above `shown_C`."""
 
@@ -169,10 +173,13 @@ def tune(
 def _threshold(own: Floats, others: Floats, precision: float, prior: float) -> tuple[float, float, float]:
     """The lowest threshold with the wanted precision at the prior, else the most precise; precision; recall.
 
+    Only thresholds that a fifth of the class's images reach: above, a weak classifier's precision rests on chance.
+
     Shares are (hits + 1) / (images + 2) for images without the class and hits / (images + 1) for those with it: both
     err on the careful side, the more so the fewer images there are.
     """
     candidates = np.unique(np.concatenate([own, others]))
+    candidates = candidates[candidates <= own[math.floor((1 - LEAST_RECALL) * len(own))]]
     kept = len(own) - np.searchsorted(own, candidates)
     false = (len(others) - np.searchsorted(others, candidates) + 1) / (len(others) + 2)
     true = kept / (len(own) + 1)

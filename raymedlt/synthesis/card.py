@@ -76,7 +76,7 @@ def generator_card(
 
 def _data_header(report: Report, license_words: str) -> str:
     # With these `datasets.load_dataset(FOLDER, NAME)` finds the tables and not the run's own files.
-    tables = ["images", "plan", *(["rejected"] if report.rejected else [])]
+    tables = ["images", "plan"]
     size = next((words for most, words in SIZES if report.acceptance.whole < most), "n>1M")
     return _yaml(
         {
@@ -227,14 +227,24 @@ def _privacy(report: Report) -> str:
     ]
     return f"""## Privacy
 
-Each drawn image was compared with every training image that the generator saw; closer than {own.threshold:.2f} times
-the usual distance of a held-out real image it counts as a copy and is refused.
+Each drawn image was compared with the real training images of this run{_base(report)}; closer than
+{own.threshold:.2f} times the usual distance of a held-out real image it counts as a copy and is refused. The threshold
+was set on the same held-out images, so that the share of them below it is as was asked for.
+
+Give away `images/` and `plan/` only. The other folders of the run hold real images, or vectors made from them.
 
 {_table(("what", "share (95 %)", "images"), rows)}
 
 The search finds training images that were moved, turned, mirrored, exposed otherwise, noised or stored as JPEG; it does
 not find a patch of one in an otherwise new image. An accepted image is no proof of privacy.
 """
+
+
+def _base(report: Report) -> str:
+    """What wasn't compared."""
+    if not report.generator.base:
+        return ""
+    return " (what the base generator had learnt from before is not known here, and was not searched)"
 
 
 # Parts of the generator's card

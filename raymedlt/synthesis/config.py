@@ -26,6 +26,10 @@ class RealClassifierConfig:
     """Of that training."""
     rate: float = 4e-3
     """Its learning rate."""
+    backbone: str = "test_resnet"
+    """Its backbone: any timm model with feature maps. The default is for small images."""
+    weights: str | None = None
+    """Start of its backbone, as model.weights of jobs/classify.py."""
 
     def __post_init__(self) -> None:
         refuse_credentials("classifier.path", self.path)
@@ -83,8 +87,8 @@ class SynthesizeConfig:
 
     images: ImagesConfig = field(default_factory=ImagesConfig)
     """The real images. images.size must be the generator's."""
-    phantom: PhantomConfig = field(default_factory=PhantomConfig)
-    """The phantom, where no images are given."""
+    phantom: PhantomConfig = field(default_factory=lambda: PhantomConfig(images=12_000, test_images=500))
+    """The phantom, where no images are given. So many that the gate has validation images of its rare classes."""
     labels: ImageLabelsConfig = field(default_factory=ImageLabelsConfig)
     """The label table."""
     split: SplitConfig = field(default_factory=SplitConfig)
@@ -95,8 +99,8 @@ class SynthesizeConfig:
     """The diffusion model."""
     learning: LearningSettings = field(default_factory=LearningSettings)
     """What it learns from the real images."""
-    plan: PlanSettings = field(default_factory=PlanSettings)
-    """What to draw."""
+    plan: PlanSettings = field(default_factory=lambda: PlanSettings(overdraw=2.0))
+    """What to draw. Twice what is missing, since the gate refuses some."""
     sampling: SamplerSettings = field(default_factory=SamplerSettings)
     """How it is drawn."""
     gate: GateSettings = field(default_factory=GateSettings)
@@ -140,6 +144,11 @@ class SynthesizeConfig:
             self.learning.method,
             "full: a generator from scratch has nothing frozen to build on",
         )
+        for key, batch in (
+            ("learning", self.learning.batch),
+            ("generator.autoencoder", self.generator.autoencoder.batch),
+        ):
+            require(batch % self.machine.replicas == 0, f"{key}.batch", batch, "a multiple of machine.replicas")
         require(self.workers is None or self.workers >= 1, "workers", self.workers, "at least 1")
         require(self.ray_from >= 0, "ray_from", self.ray_from, "0 or more")
         require(self.max_rejected is None or self.max_rejected >= 0, "max_rejected", self.max_rejected, "0 or more")

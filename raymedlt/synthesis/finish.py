@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+import torch
 
 from raymedlt import __version__
 from raymedlt.config import config_hash, to_yaml
@@ -28,12 +29,12 @@ from raymedlt.synthesis.config import SynthesizeConfig
 from raymedlt.synthesis.drawing import DRAW
 from raymedlt.synthesis.folder import load_generator
 from raymedlt.synthesis.gate import Gate
-from raymedlt.synthesis.measuring import Found, class_reports, collect, likenesses, memorisation
+from raymedlt.synthesis.measuring import Found, class_reports, collect, likenesses, memorisation, pixels_of
 from raymedlt.synthesis.page import synthesis_page
 from raymedlt.synthesis.plan import Plan
 from raymedlt.synthesis.plan_summary import summarise
 from raymedlt.synthesis.report import Cost, GeneratorReport, HeldOutLoss, Report, warnings_of
-from raymedlt.synthesis.sheets import REFUSED_SHOWN, accepted_sheets, nearest_pairs, refused_sheets
+from raymedlt.synthesis.sheets import PAIRS_SHOWN, REFUSED_SHOWN, accepted_sheets, nearest_pairs, refused_sheets
 from raymedlt.synthesis.teaching import ADAPTERS, GENERATOR, HELD_OUT, LEARN, learning_of, paths_of
 
 PAGE = "report.html"
@@ -55,6 +56,10 @@ class Outcome:
     shards: list[str]
     accepted: dict[str, Any]
     classifier: str
+    drawn_now: int
+    """Images that this call drew; earlier ones were there."""
+    drawers: int
+    """Processes that drew them."""
     workers: int
     where: str
 
@@ -67,7 +72,8 @@ def finish(outcome: Outcome, gate: Gate, storage: Storage, ledger: Ledger, progr
     _check_counts(outcome)
     with progress.stage("measure and write the page"):
         examples = outcome.data.load(storage)
-        found = collect(storage, outcome.shards, REFUSED_SHOWN)
+        torch.set_num_threads(outcome.machine.threads)
+        found = collect(storage, outcome.shards, REFUSED_SHOWN, PAIRS_SHOWN)
         report = _report(outcome, found, gate, examples, storage, ledger, progress)
         where = storage.uri.rstrip("/")
         text = synthesis_page(
@@ -77,7 +83,7 @@ def finish(outcome: Outcome, gate: Gate, storage: Storage, ledger: Ledger, progr
         timings = {"work": dict(progress.timings), "seconds_before_the_page_was_written": time.monotonic() - began}
         entries = [
             storage.write_bytes(PAGE, text.encode()),
-            storage.write_bytes("README.md", data_card(report, folder=where).encode()),
+            storage.write_bytes("README.md", data_card(report).encode()),
             storage.write_bytes("config.yaml", to_yaml(outcome.config).encode()),
             storage.write_bytes("metrics.json", _json(_metrics(report))),
             storage.write_bytes("timings.json", _json(timings)),
@@ -111,7 +117,8 @@ def _report(
     learnt = ledger.done(LEARN, "generator") or {}
     tables = (storage.read_table(f"plan/{shard}.parquet") for shard in outcome.shards)
     seconds = dict(progress.timings)
-    nearest = [train[number] for number in found.nearest]
+    closest = sorted(found.closest, reverse=True)
+    nearest = train[np.array([each[3] for each in closest], np.int64)]
     size = config.images.size
     empty = np.zeros((0, size, size), np.uint8)
     return Report(
@@ -134,13 +141,14 @@ def _report(
             _totals(found),
         ),
         pairs=nearest_pairs(
-            np.stack(found.images), examples.pixels.take(np.array(nearest)), found.targets, found.label_sets,
-            found.image_ratios,
-        ) if found.images else (),
+            np.stack([pixels_of(each[2]) for each in closest]), examples.pixels.take(nearest),
+            [each[4] for each in closest], [each[5] for each in closest], [-each[0] for each in closest],
+        ) if closest else (),
         cost=Cost(
             seconds=seconds,
-            images_per_second=len(plan) / seconds[DRAW] if seconds.get(DRAW) else None,
-            gpu_hours=seconds.get(DRAW, 0.0) * outcome.workers / 3600 if outcome.machine.device == "cuda" else None,
+            startup_seconds=seconds.pop("start Ray", 0.0),
+            images_per_second=outcome.drawn_now / seconds[DRAW] if seconds.get(DRAW) else None,
+            gpu_hours=seconds.get(DRAW, 0.0) * outcome.drawers / 3600 if outcome.machine.device == "cuda" else None,
             where=f"{outcome.workers} workers, {outcome.where}; {outcome.machine.device} in "
             f"{outcome.machine.precision}, {config.machine.threads} thread(s) each",
         ),
@@ -198,7 +206,7 @@ def _cards(report: Report, config: SynthesizeConfig, storage: Storage) -> list[F
     if config.generator.adapters is not None:
         return []
     folder = ADAPTERS if report.generator.method != "full" else GENERATOR
-    card = generator_card(report, folder=f"{storage.uri.rstrip('/')}/{folder}", adapters=folder == ADAPTERS)
+    card = generator_card(report, folder=folder, adapters=folder == ADAPTERS)
     return [storage.write_bytes(f"{folder}/README.md", card.encode())]
 
 

@@ -123,6 +123,7 @@ class Gate:
                 f"labels of shape {labels_MC.shape} for {len(held_out_MSS)} images and {len(model.classes)} classes",
                 "one row per held-out image and one column per class of the classifier",
             )
+        train_NSS, held_out_MSS = (_as_it_sees(model, images) for images in (train_NSS, held_out_MSS))
         copies, trial = fit_copies(
             train_NSS, held_out_MSS, false_refusals=own.false_copies, least_caught=own.least_caught,
             length=own.fingerprint, seed=seed,
@@ -278,6 +279,13 @@ class Gate:
             copies=copies,
             about=about["fitted"],
         )
+
+
+def _as_it_sees(classifier: Classifier, images_NSS: Bytes) -> Bytes:
+    """Images at the classifier's size, as `judge` will have them."""
+    if images_NSS.shape[1:] == classifier.prepare(images_NSS[:1]).shape[1:]:
+        return images_NSS
+    return np.concatenate([classifier.prepare(images_NSS[at : at + 256]) for at in range(0, len(images_NSS), 256)])
 
 
 def _prepared(classifier: Classifier, image: Any) -> Bytes | None:

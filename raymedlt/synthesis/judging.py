@@ -143,7 +143,8 @@ class Judge:
         width = found.vectors_BD.shape[1]
         schema = pa.schema(
             [
-                *(SYNTHETIC_IMAGES.field(name) for name in ("row_id", "accepted", "reasons", "scores", "nearest")),
+                *(SYNTHETIC_IMAGES.field(name) for name in ("row_id", "accepted", "reasons", "scores")),
+                pa.field("nearest", pa.int64()),  # which training image; stays here, since `images` may be given away
                 pa.field("fingerprint", pa.list_(pa.float32(), width)),
             ]
         )
@@ -177,7 +178,6 @@ def accept(shards: Sequence[str], gate: Gate, ledger: Ledger) -> dict[str, Any]:
             "accepted": pa.array([each.accepted for each in own], pa.bool_()),
             "reasons": pa.array([each.reasons for each in own], pa.list_(pa.string())),
             "scores": table["scores"],
-            "nearest": table["nearest"],
             "synthetic": pa.array([True] * len(own), pa.bool_()),
         }
         images = pa.table({name: columns[name] for name in SYNTHETIC_IMAGES.names}).cast(SYNTHETIC_IMAGES)

@@ -5,6 +5,8 @@ Reads the run's tables shard by shard; of images it holds what pages show and wh
 
 from __future__ import annotations
 
+import heapq
+import io
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -12,9 +14,9 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from PIL import Image
 
 from raymedlt.images.examples import Examples, Rows
-from raymedlt.images.readers import decode
 from raymedlt.schema import TRAIN, VALIDATION
 from raymedlt.seeds import generator
 from raymedlt.storage import Storage
@@ -42,27 +44,35 @@ class Found:
     images: list[npt.NDArray[np.uint8]] = field(default_factory=list)
     """Accepted: the first MOST of each class."""
     targets: list[str] = field(default_factory=list)
-    label_sets: list[list[str]] = field(default_factory=list)
-    image_ratios: list[float] = field(default_factory=list)
-    nearest: list[int] = field(default_factory=list)
+    closest: list[tuple[float, int, bytes, int, str, list[str]]] = field(default_factory=list)
+    """Accepted images closest to a training image, as a heap: -ratio, -number, file, nearest row, target, labels."""
     bad_images: list[npt.NDArray[np.uint8]] = field(default_factory=list)
     """Refused: the first few of each reason."""
     bad_targets: list[str] = field(default_factory=list)
     bad_reasons: list[list[str]] = field(default_factory=list)
 
 
-def collect(storage: Storage, shards: Sequence[str], refused_shown: int) -> Found:
-    """One pass over the run's tables `plan` and `images`."""
+def collect(storage: Storage, shards: Sequence[str], refused_shown: int, pairs_shown: int) -> Found:
+    """One pass over the run's tables `plan` and `images`, and what the gate noted beside them."""
     found, shown = Found(), Counter[str]()
     for shard in shards:
         plan = storage.read_table(f"plan/{shard}.parquet", ["target", "label_set"]).to_pylist()
         images = storage.read_table(f"images/{shard}.parquet").to_pylist()
-        for planned, row in zip(plan, images, strict=True):
-            _add(found, shown, planned, row, refused_shown)
+        nearest = storage.read_table(f"_work/judged/{shard}.parquet", ["nearest"])["nearest"].to_pylist()
+        for planned, row, near in zip(plan, images, nearest, strict=True):
+            _add(found, shown, planned, row, near, refused_shown, pairs_shown)
     return found
 
 
-def _add(found: Found, shown: Counter[str], planned: dict[str, Any], row: dict[str, Any], refused_shown: int) -> None:
+def _add(
+    found: Found,
+    shown: Counter[str],
+    planned: dict[str, Any],
+    row: dict[str, Any],
+    nearest: int,
+    refused_shown: int,
+    pairs_shown: int,
+) -> None:
     target = planned["target"]
     ratio = {each["name"]: each["value"] for each in row["scores"]}.get("copy", float("nan"))
     found.drawn[target] += 1
@@ -70,23 +80,24 @@ def _add(found: Found, shown: Counter[str], planned: dict[str, Any], row: dict[s
     if row["accepted"]:
         found.accepted[target] += 1
         if found.accepted[target] <= MOST:
-            found.images.append(_pixels(row))
+            found.images.append(pixels_of(row["image"]["bytes"]))
             found.targets.append(target)
-            found.label_sets.append(planned["label_set"])
-            found.image_ratios.append(ratio)
-            found.nearest.append(row["nearest"])
+        number = len(found.ratios)  # ties: the earlier one is closer
+        close = (-ratio, -number, row["image"]["bytes"], nearest, target, planned["label_set"])
+        (heapq.heappush if len(found.closest) < pairs_shown else heapq.heappushpop)(found.closest, close)
         return
     kinds = list(dict.fromkeys(kind_of(reason) for reason in row["reasons"]))
     found.refused[target].update(kinds)
     if any(shown[kind] < refused_shown for kind in kinds):
         shown.update(kinds)
-        found.bad_images.append(_pixels(row))
+        found.bad_images.append(pixels_of(row["image"]["bytes"]))
         found.bad_targets.append(target)
         found.bad_reasons.append(row["reasons"])
 
 
-def _pixels(row: dict[str, Any]) -> npt.NDArray[np.uint8]:
-    return decode(row["image"]["bytes"], max_pixels=10**9).astype(np.uint8)
+def pixels_of(data: bytes) -> npt.NDArray[np.uint8]:
+    """The grey levels of one of the run's own PNG files, also of one that shows nothing."""
+    return np.asarray(Image.open(io.BytesIO(data)).convert("L"))
 
 
 def class_reports(
@@ -121,7 +132,8 @@ def class_reports(
 def likenesses(found: Found, examples: Examples, *, seed: int, device: str) -> tuple[Likeness, dict[str, Likeness]]:
     """Of all accepted images, and of each class that has some: beside as many held-out real images of the class.
 
-    Classes with many images are represented by MOST drawn at random. About 8 ms an image for the features.
+    Classes with many real images are represented by MOST drawn at random, accepted images by the first MOST of the
+    plan, whose order says nothing about them. About 8 ms an image for the features.
     """
     if not found.images:
         return Likeness(why="no accepted image"), {}

@@ -213,7 +213,10 @@ def make_plan(
     target_count = settings.count or count_at(real.counts_C[~real.normal_C], settings.quantile)
     rows_C = shortfall(real.counts_C, target_count, overdraw=settings.overdraw, cap=settings.cap)
     blocks = [Block(number, int(rows_C[number])) for number in chosen if rows_C[number]]
-    blocks += [_requested(real, names, rows) for names, rows in settings.requests]
+    requested: dict[frozenset[str], int] = {}  # the same set asked for twice is one block, whose rows differ
+    for names, rows in settings.requests:
+        requested[frozenset(names)] = requested.get(frozenset(names), 0) + rows
+    blocks += [_requested(real, sorted(names), rows) for names, rows in requested.items()]
     if not blocks:
         raise InputError(
             f"each of the {len(chosen)} chosen classes has {target_count} or more real training images",

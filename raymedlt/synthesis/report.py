@@ -398,6 +398,11 @@ def _about_copies(report: Report) -> list[str]:
         if usual is None or Share(copies, drawn).interval[0] > usual:
             told += " The generator may remember patients: don't publish its weights."
         found.append(told)
+    if report.generator.base:
+        found.append(
+            "The base generator's own training images are not known here: only copies of this run's real images were"
+            " looked for."
+        )
     if own is None:
         found.append("Memorisation was not measured: nothing says that these images are no copies of patients' images.")
     elif own.caught.value is None:

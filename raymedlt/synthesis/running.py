@@ -1,20 +1,21 @@
 """Synthesis as a job: stages over shards and trainings, on Ray or in this process, resumable from the output.
 
-labels -> prepare -> arrange -> classifier -> learn -> plan -> draw -> gate -> judge -> accept -> finish
+labels -> prepare -> arrange -> classifier -> gate -> learn -> plan -> draw -> judge -> accept -> finish
 """
 
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import time
 from collections.abc import Callable
 from typing import Any
 
 from raymedlt.classifier import ClassifyConfig, train_classifier
-from raymedlt.classifier.config import EvaluationConfig, TrainingConfig
+from raymedlt.classifier.config import EvaluationConfig, ModelConfig, TrainingConfig
 from raymedlt.config import config_hash, hashed_part
-from raymedlt.errors import ConfigError
+from raymedlt.errors import ConfigError, InputError
 from raymedlt.images.arranging import Data
 from raymedlt.images.stages import DataStages, data_parts
 from raymedlt.ledger import Ledger
@@ -23,7 +24,7 @@ from raymedlt.progress import Progress
 from raymedlt.runtime import Cluster, connect, private_by_default, run_shards, run_shards_locally
 from raymedlt.schema import TRAIN
 from raymedlt.shards import ShardFunction
-from raymedlt.storage import Storage, content_hash
+from raymedlt.storage import Storage, content_hash, sha256_of
 from raymedlt.synthesis import finish
 from raymedlt.synthesis.config import SynthesizeConfig, data_of
 from raymedlt.synthesis.describing import description
@@ -82,7 +83,7 @@ def data_hash(config: SynthesizeConfig) -> str:
         parts.append(generator_hash(config.generator.path, config.generator.adapters))
     if config.classifier.path is not None:
         model = Storage.of(config.classifier.path).sub("model")
-        parts += [f"{name}:{model.size(name)}" for name in model.list_files()]
+        parts += [f"{name}:{sha256_of(model.read_bytes(name))}" for name in model.list_files()]
     return content_hash(*parts)
 
 
@@ -122,24 +123,27 @@ class _Run:
             self.ledger, device=self.config.machine.device, precision=self.config.machine.precision,
             replicas=self.config.machine.replicas, key="machine", connect=self._connect if self._under_ray else None,
         )  # fmt: skip
+        self._plan(data, "")  # a plan that can't be made ends the run here, not after the training
         classifier = self._classifier()
+        with self.progress.stage("fit the gate"):
+            fit_gate(self.config, data, machine, classifier, self.ledger)
+        gate = Gate.load(below(self.config.output, GATE), "cpu")
+        self._check_gate(gate, self._plan(data, ""))
         self._learn(data, machine)
-        plan = self._plan(data)
+        plan = self._plan(data, self._checkpoint_hash())
         shards = write_plan(plan, self.config.sampling.batch * self.config.sampling.shard_batches, self.ledger)
         generator, adapters = paths_of(self.config)
         handle, threads = self.ledger.worker(), self.config.machine.threads
-        self._over_shards(
+        drawn_now = self._over_shards(
             DRAW, shards, MakeDrawer(handle, generator, adapters, self.config.sampling, machine, threads), machine
         )
-        with self.progress.stage("fit the gate"):
-            fit_gate(self.config, data, machine, classifier, self.ledger)
         self._over_shards(JUDGE, shards, MakeJudge(handle, self.config.output, machine, threads), machine)
-        gate = Gate.load(below(self.config.output, GATE), "cpu")
         accepted = accept(list(shards), gate, self.ledger)
         return finish.finish(
             finish.Outcome(
                 config=self.config, labels=labels, prepared=prepared, arranged=arranged, machine=machine, data=data,
-                plan=plan, shards=list(shards), accepted=accepted, classifier=classifier, workers=self.workers,
+                plan=plan, shards=list(shards), accepted=accepted, classifier=classifier, drawn_now=drawn_now,
+                drawers=self._drawers(machine, shards), workers=self.workers,
                 where="Ray" if self._under_ray or len(plan) >= self.config.ray_from else "one process",
             ),
             gate, self.storage, self.ledger, self.progress, self.began,
@@ -157,6 +161,7 @@ class _Run:
                 images=self.config.images, phantom=self.config.phantom, labels=self.config.labels,
                 split=self.config.split, seed=self.config.seed, output=folder, workers=self.config.workers,
                 ray_from=self.config.ray_from, evaluation=EvaluationConfig(bootstrap=100, maps=0),
+                model=ModelConfig(backbone=own.backbone, weights=own.weights),
                 training=TrainingConfig(
                     stage2_epochs=own.epochs, backbone_rate=own.rate, rate=own.rate, device=machine.device,
                     precision=machine.precision, replicas=machine.replicas,
@@ -170,6 +175,7 @@ class _Run:
         given = self.config.generator.adapters is not None
         if given or self.ledger.done(LEARN, "generator") is not None:
             self.progress.skip(LEARN, "adapters are given" if given else "already done")
+            self.storage.delete_folder("_work/learn")  # left by a run that died at this point
             return
         teach = Teach(self.config, data, machine, self.ledger.worker())
         own, scratch = learning_of(self.config, data.classes), self.config.generator.path is None
@@ -184,13 +190,32 @@ class _Run:
                 teach(said=_steps(advance, self.ledger))
         self.storage.delete_folder("_work/learn")  # the generator is kept, its checkpoints are not
 
-    def _plan(self, data: Data) -> Plan:
+    def _checkpoint_hash(self) -> str:
+        own = self.config.generator
+        if own.adapters is not None:
+            return generator_hash(str(own.path), own.adapters)
+        return str((self.ledger.done(LEARN, "generator") or {})["checkpoint_hash"])
+
+    def _check_gate(self, gate: Gate, plan: Plan) -> None:
+        """Say before anything is drawn which classes the gate can't judge; refuse where it can judge none."""
+        judged = dict(zip(gate.agreement.classes, gate.agreement.shown_C.tolist(), strict=True))
+        lost = [name for name in plan.rows_of() if math.isnan(judged[name])]
+        if not lost:
+            return
+        told = f"{len(lost)} of {len(plan.rows_of())} planned classes have fewer than "
+        told += f"{self.config.gate.least_positives} real validation images, so that the gate would refuse all of them"
+        if len(lost) == len(plan.rows_of()):
+            raise InputError(
+                told,
+                "at least one class that can be judged",
+                "raise --split.validation, plan commoner classes (--plan.groups tail_medium), or lower "
+                "--gate.least_positives",
+            )
+        self.progress.say(f"warning: {told}: {', '.join(lost)}")
+
+    def _plan(self, data: Data, checkpoint: str) -> Plan:
         examples = data.labels(self.storage)
         rows = examples.rows(TRAIN)
-        own = self.config.generator
-        known = self.ledger.done(LEARN, "generator")
-        given = own.adapters is not None
-        checkpoint = generator_hash(str(own.path), own.adapters) if given else str((known or {})["checkpoint_hash"])
         return make_plan(
             examples.labels_NC[rows], examples.known_NC[rows], examples.classes, self.config.plan,
             seed=self.config.seed, checkpoint_hash=checkpoint, findings=findings_of(self.storage, examples, rows),
@@ -198,20 +223,31 @@ class _Run:
 
     def _over_shards(
         self, stage: str, shards: dict[str, int], factory: Callable[[], ShardFunction], machine: Settings
-    ) -> None:
+    ) -> int:
+        """The number of images that were still to be done."""
         on_ray = self._under_ray or sum(shards.values()) >= self.config.ray_from
-        if on_ray and self.ledger.pending(stage, shards):
+        left = sum(shards[name] for name in self.ledger.pending(stage, shards))
+        if on_ray and left:
             self._connect()
+            threads = self.config.machine.threads
             run_shards(
-                stage, list(shards), None, progress=self.progress, workers=self.workers, ledger=self.ledger,
-                actor_factory=factory, gpus_per_worker=1.0 if machine.device == "cuda" else 0.0, unit="images",
-                units=shards.__getitem__,
+                stage, list(shards), None, progress=self.progress, workers=max(1, self.workers // threads),
+                ledger=self.ledger, cpus_per_worker=float(threads), actor_factory=factory,
+                gpus_per_worker=1.0 if machine.device == "cuda" else 0.0, unit="images", units=shards.__getitem__,
             )  # fmt: skip
-            return
+            return left
         run_shards_locally(  # in one thread: torch's number of threads is one for the whole process
             stage, list(shards), None, progress=self.progress, workers=1, ledger=self.ledger, actor_factory=factory,
             unit="images", units=shards.__getitem__,
         )  # fmt: skip
+        return left
+
+    def _drawers(self, machine: Settings, shards: dict[str, int]) -> int:
+        """Processes that draw at a time."""
+        if self.ray is None:
+            return 1
+        most = self.workers // self.config.machine.threads
+        return max(1, min(int(self.ray.gpus) if machine.device == "cuda" else most, most, len(shards)))
 
     @property
     def _under_ray(self) -> bool:

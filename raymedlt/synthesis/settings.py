@@ -94,8 +94,9 @@ class LearningSettings:
     """Optimizer steps."""
     batch: int = 32
     """Images per step, over all replicas."""
-    rate: float = 1e-3
-    """Learning rate (AdamW), after a linear rise and along a cosine. For tokens 1e-2 and for LoRA 1e-4 suit."""
+    rate: float | None = None
+    """Learning rate (AdamW), after a linear rise and along a cosine. Default: 1e-2 for tokens and textual inversion,
+    1e-4 for LoRA, 1e-5 for a given generator in full, 1e-3 for the small one from scratch."""
     ema: float = 0.999
     """Decay of the moving average of what is learnt, which is what is kept."""
     wordings: int = 4
@@ -128,7 +129,7 @@ class LearningSettings:
     def __post_init__(self) -> None:
         for name in ("steps", "batch", "wordings", "lora_rank"):
             require(getattr(self, name) >= 1, f"learning.{name}", getattr(self, name), "at least 1")
-        require(self.rate > 0, "learning.rate", self.rate, "a positive number")
+        require(self.rate is None or self.rate > 0, "learning.rate", self.rate, "a positive number")
         require(0 <= self.ema < 1, "learning.ema", self.ema, "a decay in [0, 1)")
         require(0 <= self.repeat_threshold < 1, "learning.repeat_threshold", self.repeat_threshold, "a share in [0, 1)")
         needs = self.method in ("tokens", "textual_inversion")

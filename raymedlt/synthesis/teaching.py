@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 
 from raymedlt.checkpoint import Checkpoints
 from raymedlt.images.arranging import Data
@@ -58,19 +59,20 @@ class Teach:
         Args:
             said: called with "autoencoder" or "denoiser" and a report of the loop (see loop.py).
         """
+        torch.set_num_threads(self.settings.threads)
         storage = self.handle.storage
         examples = self.data.load(storage)
         texts = self._texts(examples, TRAIN)
-        own = learning_of(self.config, self.data.classes)
+        own, scratch = learning_of(self.config, self.data.classes), self.config.generator.path is None
         images = examples.pixels.take(texts.rows)
         summary: dict[str, Any] = {"method": own.method, "images": len(images)}
         generator = self._start(images, summary, said)
         rows = self._rows(generator, images, texts, examples)
         held_out = self._held_out(generator, examples)
-        if own.method != "full":
+        if self.config.generator.path is not None:
             summary["held_out_before"] = self._loss(generator, held_out)
         history = learn(
-            generator, rows, own, self._loop(own.steps, own.batch, own.rate),
+            generator, rows, own, self._loop(own.steps, own.batch, rate_of(own, scratch)),
             Checkpoints(storage.sub("_work/learn/denoiser")), lambda entry: said("denoiser", entry),
         )  # fmt: skip
         summary |= {"history": timeless(history), "held_out_after": self._loss(generator, held_out)}
@@ -148,6 +150,14 @@ def learning_of(config: SynthesizeConfig, classes: tuple[str, ...]) -> LearningS
     return dataclasses.replace(
         own, method=method, class_names=names, train_text_encoder=scratch or own.train_text_encoder
     )
+
+
+def rate_of(learning: LearningSettings, scratch: bool) -> float:
+    """The learning rate, or what suits the method."""
+    if learning.rate is not None:
+        return learning.rate
+    usual = {"tokens": 1e-2, "textual_inversion": 1e-2, "lora": 1e-4, "full": 1e-3 if scratch else 1e-5}
+    return usual[learning.method]
 
 
 def paths_of(config: SynthesizeConfig) -> tuple[str, str | None]:

@@ -11,6 +11,8 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from runs import ROOT, environment
@@ -19,11 +21,15 @@ from raymedlt import schema
 from raymedlt.classifier.config import ClassifyConfig
 from raymedlt.classifier.running import describe as describe_classify
 from raymedlt.classifier.running import run as run_classify
+from raymedlt.errors import InputError
+from raymedlt.images.arranging import check_synthetic
 from raymedlt.job import main
-from raymedlt.storage import sha256_of
+from raymedlt.storage import Storage, sha256_of
 from raymedlt.synthesis import Gate
 from raymedlt.synthesis.config import SynthesizeConfig
+from raymedlt.synthesis.measuring import pixels_of
 from raymedlt.synthesis.running import describe, run
+from raymedlt.synthesis.sampler import encode_png
 
 PHANTOM = [
     "--phantom.images=1100", "--phantom.test_images=60", "--phantom.test_positives=5", "--phantom.classes=6",
@@ -34,7 +40,8 @@ QUICK = [
     "--generator.small.size=32", "--generator.small.unet_channels=[32,64]", "--generator.small.vae_channels=[16,16,32]",
     "--generator.autoencoder.steps=20", "--generator.autoencoder.batch=16", "--learning.steps=20",
     "--learning.batch=16", "--learning.checkpoint_seconds=0",
-    "--plan.groups=all", "--plan.count=40", "--sampling.steps=2", "--sampling.batch=8", "--sampling.shard_batches=2",
+    "--plan.groups=all", "--plan.count=40",
+    "--plan.overdraw=1", "--sampling.steps=2", "--sampling.batch=8", "--sampling.shard_batches=2",
     "--gate.least_caught=0.5", "--gate.precision=0.05", "--gate.stray=0.5", "--gate.least_positives=2",
 ]  # fmt: skip
 
@@ -72,6 +79,30 @@ def test_tables_agree(finished: Path):
         assert sha256_of(row["image"]["bytes"]) == row["sha256"]
         assert row["accepted"] == (not row["reasons"])
         assert row["synthetic"]
+
+
+def test_figures_are_of_the_images(finished: Path):
+    """Not of black ones: two of them would be alike without end, and far from everything real."""
+    found = json.loads((finished / "metrics.json").read_text())["likeness"]
+    assert found["compared"] > 5, found
+    assert found["synthetic"]["ms_ssim"] < 0.999
+    assert found["real"]["ms_ssim"] < 0.999
+    row = next(row for row in table(finished, "images") if row["accepted"])
+    pixels = pixels_of(row["image"]["bytes"])
+    assert pixels.shape == (32, 32)
+    assert pixels.std() > 2
+    assert (pixels_of(encode_png(np.zeros((32, 32), np.uint8))) == 0).all()  # an image that shows nothing is none less
+
+
+def test_held_out_patients_of_a_classifier_are_not_learnt_from(finished: Path, tmp_path: Path):
+    arranged = pq.read_table(finished / "_work" / "examples" / "all.parquet")
+    storage = Storage.of(str(finished))
+    check_synthetic(arranged, storage)
+    splits = ["test" if split == "train" else "train" for split in arranged["split"].to_pylist()]
+    place = arranged.schema.get_field_index("split")
+    swapped = arranged.set_column(place, arranged.schema.field(place), pa.array(splits))
+    with pytest.raises(InputError, match="a generator that learnt from"):
+        check_synthetic(swapped, storage)
 
 
 def test_verdicts_are_the_gates(finished: Path):

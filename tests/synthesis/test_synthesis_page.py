@@ -343,7 +343,10 @@ def test_data_card_has_a_header_figures_limits_and_no_ids(report):
     card = data_card(report, folder="runs/synthesize", license_words="cc-by-4.0")
     header, body = card.split("---\n")[1], card.split("---\n", 2)[2]
     read = yaml.safe_load(header)
-    assert [each["config_name"] for each in read["configs"]] == ["images", "plan", "rejected"]
+    assert [each["config_name"] for each in read["configs"]] == [
+        "images",
+        "plan",
+    ]  # rejected rows name files of patients
     assert read["configs"][0] == {"config_name": "images", "data_files": "images/*.parquet", "default": True}
     assert read["license"] == "cc-by-4.0"
     assert read["size_categories"] == ["1K<n<10K"]
