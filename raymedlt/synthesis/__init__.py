@@ -14,7 +14,7 @@ gate.py         all of these as one verdict
 judging.py      the gate over the job's shards
 quality.py      KID, precision, recall, density, coverage and MS-SSIM beside their floor
 running.py      the job, stage by stage; distributed.py: all that knows Ray; describing.py: --describe
-finish.py, measuring.py, report.py, page.py, sheets.py, card.py    what it leaves
+finish.py, measuring.py, report.py, warnings.py, page.py, figures.py, sheets.py, card.py    what it leaves
 """
 
 from __future__ import annotations

@@ -19,8 +19,8 @@ from raymedlt.synthesis.report import (
     capital,
     kid,
     number,
-    warnings_of,
 )
+from raymedlt.synthesis.warnings import warnings_of
 
 SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
 MEASURES = {

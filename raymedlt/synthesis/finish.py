@@ -33,9 +33,10 @@ from raymedlt.synthesis.measuring import Found, class_reports, collect, likeness
 from raymedlt.synthesis.page import synthesis_page
 from raymedlt.synthesis.plan import Plan
 from raymedlt.synthesis.plan_summary import summarise
-from raymedlt.synthesis.report import Cost, GeneratorReport, HeldOutLoss, Report, warnings_of
+from raymedlt.synthesis.report import Cost, GeneratorReport, HeldOutLoss, Report
 from raymedlt.synthesis.sheets import PAIRS_SHOWN, REFUSED_SHOWN, accepted_sheets, nearest_pairs, refused_sheets
 from raymedlt.synthesis.teaching import ADAPTERS, GENERATOR, HELD_OUT, LEARN, learning_of, paths_of
+from raymedlt.synthesis.warnings import warnings_of
 
 PAGE = "report.html"
 FINISH = "finish"

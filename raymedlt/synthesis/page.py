@@ -1,18 +1,20 @@
 """The synthesize job's page: what was planned, drawn, accepted and refused, how real it is, and what to distrust.
 
-All that it says comes from a `Report` (see report.py), and so do the cards (card.py). Contact sheets are in sheets.py.
+All that it says comes from a `Report` (see report.py), and so do the cards (card.py). Contact sheets are in sheets.py,
+figures in figures.py.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from raymedlt.runreport import render
-from raymedlt.runreport.figures import ACCENT, FAINT, INK, QUIET, WARN, bars, base_layout, label
-from raymedlt.runreport.page import Block, Code, Column, Figure, KeyFigure, KeyValues, Page, Paragraph, Section, Table
+from raymedlt.runreport.figures import ACCENT, QUIET, WARN, bars, label
+from raymedlt.runreport.page import Block, Code, Column, KeyFigure, KeyValues, Page, Paragraph, Section, Table
+from raymedlt.synthesis.figures import dots, ratio_histogram, training_curve
 from raymedlt.synthesis.report import (
     COPY,
     LOW_ACCEPTANCE,
@@ -21,19 +23,16 @@ from raymedlt.synthesis.report import (
     ClassReport,
     Figures,
     Likeness,
-    Memorisation,
     Report,
     capital,
     class_count,
     kid,
     number,
-    warnings_of,
 )
 from raymedlt.synthesis.sheets import sheet_blocks
+from raymedlt.synthesis.warnings import warnings_of
 
 NO_THRESHOLD = "Not defined: too few real validation images show the class, so every image for it is refused."
-BINS = 60
-MOST_POINTS = 400  # of a training curve
 
 
 def synthesis_page(
@@ -133,7 +132,7 @@ def _class_blocks(report: Report, paths: Mapping[str, str]) -> list[Block]:
     blocks: list[Block] = []
     if shown:
         blocks.append(
-            _dots(
+            dots(
                 [f"{each.name} ({each.accepted:,} of {each.drawn:,})" for each in shown],
                 [share.value for share in shares],
                 [share.interval for share in shares],
@@ -243,7 +242,7 @@ def _likeness_blocks(report: Report) -> list[Block]:
     ]
     if measured:
         blocks.append(
-            _dots(
+            dots(
                 [name for name, _ in measured],
                 [each.synthetic.kid for _, each in measured],
                 [_around(each.synthetic) for _, each in measured],
@@ -299,7 +298,7 @@ def _memorisation_blocks(report: Report) -> list[Block]:
     ratios = np.asarray(own.synthetic_N, np.float64)
     closest = f"{ratios.min():.2f}" if len(ratios) else UNDEFINED
     return [
-        _ratio_histogram(own),
+        ratio_histogram(own),
         KeyValues(
             [
                 ("Planted copies caught", f"{own.caught.part:,} of {own.caught.whole:,}", str(own.caught)),
@@ -386,7 +385,7 @@ def _gate_blocks(report: Report) -> list[Block]:
 
 def _training_blocks(report: Report) -> list[Block]:
     own = report.generator
-    blocks: list[Block] = [_training_curve(name, entries) for name, entries in report.curves.items() if entries]
+    blocks: list[Block] = [training_curve(name, entries) for name, entries in report.curves.items() if entries]
     if not blocks:
         blocks.append(Paragraph("Nothing was trained in this run; the generator was used as it is."))
     if (loss := own.held_out) is not None:
@@ -494,129 +493,6 @@ def _configuration_blocks(report: Report) -> list[Block]:
         usual = report.defaults.get(key)
         rows.append((key, shown, "" if value == usual else f"changed; the default is {usual}"))
     return [KeyValues(rows)]
-
-
-# Figures
-
-
-def _dots(
-    names: Sequence[str],
-    values: Sequence[float | None],
-    ends: Sequence[tuple[float, float]],
-    *,
-    ticks: Sequence[float | None] = (),
-    line: float | None = None,
-    x_title: str,
-    layout: Mapping[str, Any],
-    caption: str,
-) -> Figure:
-    """A dot with its interval per name, the first on top; grey ticks and a dashed line to compare with."""
-    places = list(range(len(names)))
-    gaps = [(v - low, high - v) if v is not None else (0.0, 0.0) for v, (low, high) in zip(values, ends, strict=True)]
-    dots = {
-        "type": "scatter", "mode": "markers", "x": values, "y": places, "marker": {"color": ACCENT, "size": 9},
-        "error_x": {
-            "type": "data", "symmetric": False, "arrayminus": [low for low, _ in gaps], "array": [up for _, up in gaps],
-            "color": ACCENT, "thickness": 1.6, "width": 0,
-        },
-        "hovertext": [f"{label(name)}: {number(v)}" for name, v in zip(names, values, strict=True)],
-        "hoverinfo": "text",
-    }  # fmt: skip
-    grey = {
-        "type": "scatter", "mode": "markers", "x": list(ticks), "y": places, "hoverinfo": "skip",
-        "marker": {"symbol": "line-ns", "size": 12, "line": {"width": 2, "color": QUIET}},
-    }  # fmt: skip
-    return Figure(
-        data=[*([grey] if len(ticks) else []), dots],
-        layout=base_layout(
-            margin={"t": 12, "r": 20},
-            hovermode="closest",
-            shapes=[] if line is None else [_upright(line)],
-            xaxis={**_titled(x_title), **layout},
-            yaxis={
-                "range": [len(names) - 0.4, -0.6],
-                "tickvals": places,
-                "ticktext": [label(name, longest=40) for name in names],
-                "fixedrange": True,
-                "ticklabelstandoff": 6,
-            },
-        ),
-        caption=caption,
-        height=24 * len(names) + 110,
-        least_width=520,
-    )
-
-
-def _ratio_histogram(own: Memorisation) -> Figure:
-    """Distance ratios as shares of each set, in common bins."""
-    sets = [("held-out real", own.held_out_N, QUIET), ("synthetic", own.synthetic_N, ACCENT)]
-    if own.planted_N is not None:
-        sets.append(("planted copies", own.planted_N, WARN))
-    top = 1.02 * max([own.threshold, *(float(np.max(each)) for _, each, _ in sets if len(each))])
-    edges = np.linspace(0, top, BINS + 1)
-    traces = []
-    for name, ratios, colour in sets:
-        counts = np.histogram(ratios, edges)[0]
-        traces.append(
-            {
-                "type": "scatter", "mode": "lines", "name": f"{name} ({len(ratios):,})", "fill": "tozeroy",
-                "line": {"color": colour, "width": 2, "shape": "hvh"}, "opacity": 0.9,
-                "fillcolor": colour.replace(")", "-veil)"),
-                "x": np.round((edges[:-1] + edges[1:]) / 2, 4), "y": counts / max(1, len(ratios)),
-                "hovertemplate": f"{name}<br>ratio %{{x:.2f}}: %{{y:.1%}}<extra></extra>",
-            }
-        )  # fmt: skip
-    return Figure(
-        data=traces,
-        layout=base_layout(
-            margin={"t": 12, "r": 20},
-            showlegend=True,
-            hovermode="closest",
-            legend={"orientation": "h", "x": 0, "y": 1.0, "yanchor": "bottom", "font": {"size": 12}},
-            shapes=[_upright(own.threshold)],
-            xaxis={**_titled("distance to the nearest training image, 1: usual for a real image"), "range": [0, top]},
-            yaxis={**_titled("share of the images"), "tickformat": ".0%", "rangemode": "tozero"},
-        ),
-        caption="How close images come to a training image. Left of the dashed line they are refused as copies. A"
-        " generator that remembers its training images puts synthetic images left of the real ones.",
-        height=340,
-        least_width=420,
-    )
-
-
-def _training_curve(name: str, entries: Sequence[Mapping[str, float]]) -> Figure:
-    """Loss by step; on a logarithmic axis where it falls to less than a tenth."""
-    shown = entries[:: -(-len(entries) // MOST_POINTS)]
-    losses = [each["loss"] for each in shown]
-    steep = min(losses) > 0 and max(losses) > 10 * min(losses)
-    scale = {"type": "log", "dtick": "D2"} if steep else {"rangemode": "tozero"}
-    return Figure(
-        data=[
-            {
-                "type": "scatter", "mode": "lines", "x": [each["step"] for each in shown], "y": losses,
-                "line": {"color": ACCENT, "width": 2}, "customdata": [each.get("rate") for each in shown],
-                "hovertemplate": "step %{x:,}<br>loss %{y:.4g}<br>rate %{customdata:.2g}<extra></extra>",
-            }
-        ],
-        layout=base_layout(
-            margin={"t": 12, "r": 12},
-            hovermode="x",
-            xaxis=_titled("step"),
-            yaxis={**_titled("training loss"), **scale},
-        ),
-        caption=f"Training of the {name}: mean loss between two reports.",
-        height=280,
-        least_width=420,
-    )  # fmt: skip
-
-
-def _upright(x: float) -> dict[str, Any]:
-    line = {"color": INK, "width": 1, "dash": "dash"}
-    return {"type": "line", "x0": x, "x1": x, "yref": "paper", "y0": 0, "y1": 1, "line": line}
-
-
-def _titled(words: str) -> dict[str, Any]:
-    return {"title": {"text": words, "font": {"color": FAINT, "size": 12}, "standoff": 10}, "fixedrange": True}
 
 
 def _count(value: int | None) -> str:

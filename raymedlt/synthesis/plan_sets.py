@@ -57,8 +57,6 @@ class RealSets:
     normal_C: NDArray[np.bool_]
     """Classes that mean that there is no finding."""
     counts_C: NDArray[np.int64]
-    known_C: NDArray[np.int64]
-    """Images of which the class is known."""
     shares_CC: NDArray[np.float64]
     """Row c: n_cc' / n_c(c'), without smoothing; 0 where c has no image."""
     conditional_CC: NDArray[np.float64]
@@ -180,7 +178,6 @@ def real_sets(
         rows_of=tuple(np.flatnonzero(column) for column in sets_NC.T),
         normal_C=normal_C,
         counts_C=n_C.astype(np.int64),
-        known_C=m_C.astype(np.int64),
         shares_CC=shares_CC,
         conditional_CC=conditional_CC,
         impossible_CC=impossible_CC,

@@ -31,9 +31,9 @@ from raymedlt.synthesis.report import (
     Report,
     Share,
     Truth,
-    warnings_of,
 )
 from raymedlt.synthesis.sheets import accepted_sheets, nearest_pairs, refused_sheets
+from raymedlt.synthesis.warnings import warnings_of
 
 EVIL = "<img src=x onerror=\"document.title='owned'\">"
 REAL = Figures(kid=0.002, kid_error=0.004, precision=0.9, recall=0.9, density=1.0, coverage=0.95, ms_ssim=0.4)
