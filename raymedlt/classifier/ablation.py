@@ -1,12 +1,17 @@
-"""Which part of the method helps: the trainings that `--ablate` adds, each with one part switched off."""
+"""Which part of the method helps: the trainings that `--ablate` adds, each with one part switched off.
+
+And what synthetic images are worth: those that `--synthetic.compare` adds, with them in another way or without them.
+"""
 
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Literal
 
 from raymedlt.classifier.config import ClassifyConfig
 
 FULL, PLAIN = "full", "plain-bce"
+REAL_ONLY, AGAIN = "real-images-only", "real-images-again"
 
 
 def variants(config: ClassifyConfig) -> dict[str, ClassifyConfig]:
@@ -33,3 +38,15 @@ def variants(config: ClassifyConfig) -> dict[str, ClassifyConfig]:
         synthetic=replace(synthetic, path=None),
     )
     return found
+
+
+def other_uses(config: ClassifyConfig) -> dict[str, ClassifyConfig]:
+    """Name -> configuration: the other way to use synthetic images, copies of real ones in their place, none."""
+    own = config.synthetic
+    if own.path is None or not own.compare:
+        return {}
+    uses: dict[str, Literal["mix", "pretrain", "oversample"]] = {
+        "mix": "mix", "pretrain": "pretrain", AGAIN: "oversample"
+    }  # fmt: skip
+    found = {name: replace(config, synthetic=replace(own, use=use)) for name, use in uses.items() if use != own.use}
+    return found | {REAL_ONLY: replace(config, synthetic=replace(own, path=None))}

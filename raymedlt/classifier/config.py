@@ -169,8 +169,9 @@ class SyntheticConfig:
 
     path: str | None = None
     """Run folder of jobs/synthesize.py (its tables `images` and `plan`). Default: none."""
-    use: Literal["mix", "pretrain"] = "mix"
-    """mix: beside the real ones; pretrain: an extra stage on synthetic images alone comes first."""
+    use: Literal["mix", "pretrain", "oversample"] = "mix"
+    """mix: beside the real ones; pretrain: an extra stage on synthetic images alone comes first; oversample: in
+    the place of each a real image that shows its rarest class comes once more: the fair control."""
     pretrain_epochs: int = 5
     """pretrain: epochs on synthetic images alone."""
     weight: float = 0.5
@@ -178,6 +179,9 @@ class SyntheticConfig:
     it is 0 (the paper's)."""
     accepted_only: bool = True
     """Leave out what the gate refused."""
+    compare: bool = False
+    """Train again with the other use, without synthetic images, and with copies of real ones in their place;
+    evaluation.members networks with seeds of their own each. The page shows what the synthetic images are worth."""
 
     def __post_init__(self) -> None:
         refuse_credentials("synthetic.path", self.path)

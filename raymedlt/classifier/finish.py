@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from raymedlt import __version__
-from raymedlt.classifier.ablation import variants
+from raymedlt.classifier.ablation import other_uses, variants
 from raymedlt.classifier.backbone import LITE0, weights_bytes
 from raymedlt.classifier.config import ClassifyConfig, data_of
 from raymedlt.classifier.evaluation import (
@@ -28,6 +28,7 @@ from raymedlt.classifier.model import LabelGraphClassifier, from_safetensors, to
 from raymedlt.classifier.predictor import ABOUT, FORMAT
 from raymedlt.classifier.scoring import logits_of
 from raymedlt.classifier.task import TRAINED
+from raymedlt.classifier.worth import Scores, worth_of
 from raymedlt.config import config_hash, to_yaml
 from raymedlt.images.examples import Examples
 from raymedlt.images.stages import data_parts, rejected_rows
@@ -70,7 +71,9 @@ def finish(
     config = outcome.config
     if scoring_device(outcome.settings) != outcome.settings.device:
         progress.say("warning: trained on GPUs, but this machine has none: scoring goes on its CPU, slowly")
-    with progress.stage("score", total=len(outcome.members) + len(_others(config)), unit="networks") as advance:
+    compared = other_uses(config)
+    networks = len(outcome.members) * (1 + len(compared)) + len(_others(config))
+    with progress.stage("score", total=networks, unit="networks") as advance:
         members, logits = [], []
         for name in outcome.members:
             members.append(_network(storage, name))
@@ -85,8 +88,16 @@ def finish(
             scored = _both(_network(storage, f"without-{name}"), examples, outcome)
             others[name] = evaluate(examples, *scored, variant)
             advance(1)
+
+        def scores_of(name: str) -> Scores:
+            advance(1)
+            return _both(_network(storage, name), examples, outcome)
+
+        worth = worth_of(compared, examples, evaluation, logits, scores_of, config)
     with progress.stage("write page and model"):
         metrics = metrics_of(evaluation, examples)
+        if worth:
+            metrics["synthetic"] = worth
         if others:
             metrics["ablation"] = ablation_rows(first, others)
         entries = _predictions(storage, examples, evaluation)
@@ -258,7 +269,8 @@ def description(config: ClassifyConfig, storage: Storage, workers: int) -> str:
         *([] if model.attention == "off" else [f"attention {model.attention}"]),
         *([] if model.graph == "off" else [f"label graph {model.graph}"]),
     ]
-    trainings = config.evaluation.members + len(_others(config))
+    compared = other_uses(config)
+    trainings = config.evaluation.members * (1 + len(compared)) + len(_others(config))
     steps = (
         ("labels", "read the label table, reject rows that can't be used"),
         ("prepare", f"decode or draw, {config.images.size} px, {config.images.shard_images:,} images per shard"),
@@ -283,6 +295,8 @@ def description(config: ClassifyConfig, storage: Storage, workers: int) -> str:
         "model      model/ (raymedlt.classifier.load)",
         "page       report.html",
     ]
+    if compared:
+        lines.insert(8, f"compared   with {config.synthetic.use}: {', '.join(compared)}")
     if config.ablate:
         one = ", one network each" if config.evaluation.members > 1 else ""
         lines.insert(8, f"ablation   {', '.join(variants(config))}{one}")

@@ -18,7 +18,7 @@ from typing import Any
 
 from raymedlt.checkpoint import LATEST
 from raymedlt.classifier import finish
-from raymedlt.classifier.ablation import variants
+from raymedlt.classifier.ablation import other_uses, variants
 from raymedlt.classifier.backbone import build_backbone
 from raymedlt.classifier.config import ClassifyConfig, data_of
 from raymedlt.classifier.distributed import put_pixels, streamed, train_on_ray
@@ -138,9 +138,12 @@ class _Run:
     def _trainings(self) -> list[Training]:
         """The members of the ensemble, and the variants of the ablation (of one member)."""
         own, found = self.config, []
-        for number in range(own.evaluation.members):
-            seed = own.seed if number == 0 else keyed_seed(own.seed, "member", number)
+        seeds = [keyed_seed(own.seed, "member", n) if n else own.seed for n in range(own.evaluation.members)]
+        for number, seed in enumerate(seeds):
             found.append(Training(member_name(number), dataclasses.replace(own, seed=seed)))
+        for name, each in other_uses(own).items():
+            for number, seed in enumerate(seeds):
+                found.append(Training(f"{name}-{number}", dataclasses.replace(each, seed=seed)))
         if own.ablate:
             found += [Training(f"without-{name}", each) for name, each in list(variants(own).items())[1:]]
         return found

@@ -31,7 +31,7 @@ from raymedlt.classifier.model import LabelGraphClassifier, freeze_backbone, par
 from raymedlt.classifier.scoring import logits_of
 from raymedlt.errors import InputError, RaymedltError
 from raymedlt.images.examples import Examples, Rows
-from raymedlt.images.sampling import repeat_factors
+from raymedlt.images.sampling import repeat_factors, rows_instead
 from raymedlt.machine import Settings
 from raymedlt.schema import TRAIN, VALIDATION
 from raymedlt.seeds import keyed_seed
@@ -61,6 +61,11 @@ def phases_of(examples: Examples, config: ClassifyConfig) -> list[Phase]:
     own, synthetic = config.training, config.synthetic
     mixes = synthetic.path is not None and synthetic.use == "mix"  # an ablation leaves out what the examples hold
     mixed = examples.rows(TRAIN, synthetic=None if mixes else False)
+    if synthetic.path is not None and synthetic.use == "oversample":
+        both = examples.rows(TRAIN, synthetic=None)
+        shown = examples.labels_NC[both] * examples.known_NC[both]
+        copies = rows_instead(shown, ~examples.synthetic[both], examples.image_ids[both], seed=config.seed)
+        mixed = np.concatenate([mixed, both[copies]])
     phases = []
     if synthetic.path is not None and synthetic.use == "pretrain":
         rows = examples.rows(TRAIN, synthetic=True)

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from raymedlt.errors import InputError
-from raymedlt.seeds import generator
+from raymedlt.seeds import generator, keyed_seed
 
 
 def repeat_factors(labels_NC: ArrayLike, threshold: float, largest: float = 10.0) -> NDArray[np.float64]:
@@ -44,6 +44,33 @@ def class_factors(counts_C: ArrayLike, threshold: float) -> NDArray[np.float64]:
     shares = counts / max(counts.sum(), 1.0)
     factors = np.sqrt(np.divide(threshold, shares, out=np.ones_like(shares), where=shares > 0))
     return np.asarray(np.maximum(factors, 1.0))
+
+
+def rows_instead(labels_NC: ArrayLike, real_N: ArrayLike, image_ids_N: ArrayLike, *, seed: int) -> NDArray[np.int64]:
+    """For each synthetic image a real one that shows its rarest class: the fair control of a synthetic set.
+
+    A classifier that trains on these copies sees the rare classes as often as with the synthetic images, and learns
+    nothing new about them. O(N C).
+
+    Args:
+        labels_NC: 0 and 1; classes are rare by the number of real images that show them.
+        real_N: False where an image is synthetic.
+        image_ids_N: of the images; the choice for each synthetic one is keyed by its own.
+        seed: of the choice.
+
+    Returns:
+        Row numbers, int64, one per synthetic image; none for one whose classes no real image shows.
+    """
+    labels, real, names = np.asarray(labels_NC) == 1, np.asarray(real_N, bool), np.asarray(image_ids_N)
+    counts = labels[real].sum(axis=0)
+    showing = [np.flatnonzero(real & labels[:, number]) for number in range(labels.shape[1])]
+    chosen = []
+    for row in np.flatnonzero(~real):
+        own = [number for number in np.flatnonzero(labels[row]) if counts[number]]
+        if own:
+            among = showing[min(own, key=lambda number: (counts[number], number))]
+            chosen.append(among[keyed_seed(seed, "instead", str(names[row])) % len(among)])
+    return np.array(chosen, np.int64)
 
 
 def epoch_order(factors_N: ArrayLike, *, seed: int, epoch: int, length: int | None = None) -> NDArray[np.int64]:

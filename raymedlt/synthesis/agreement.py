@@ -5,6 +5,8 @@ Three thresholds per class, tuned on real validation images:
 * shown: what the plan's target class must reach. The lowest threshold at which, among images of which a share `prior`
   really shows the class, those above it show it with at least the wanted precision. The share of true positives counts
   for itself, since a class that one real image in a thousand shows is planned for every one of the images in question.
+  Once images are drawn, the share is estimated from them (`drawn_prior`): a generator that seldom draws what it should
+  meets a higher threshold.
 * companion: what the other planned classes must reach; looser, so that few true images are lost for a faint companion.
 * stray: what the classes that were not planned must stay below; chosen for all classes together, so that only the
   wanted share of real images would be refused for showing more than their labels say.
@@ -15,8 +17,8 @@ N validation images, C classes, B images to judge.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import numpy as np
@@ -33,6 +35,21 @@ NOT_SHOWN, STRAY, UNKNOWN, UNTUNED, UNPLANNED = (
     "not shown", "shows more", "class unknown to the gate", "too few validation images of", "no planned class",
 )  # fmt: skip
 """How reasons begin; but for the last a class follows after ": "."""
+
+
+@dataclass(frozen=True, eq=False)
+class Evidence:
+    """What thresholds are tuned on: the classifier's probabilities of real validation images, and their labels."""
+
+    probabilities_NC: Floats
+    labels_NC: npt.NDArray[np.bool_]
+    known_NC: npt.NDArray[np.bool_]
+
+    def of(self, number: int) -> tuple[Floats, Floats]:
+        """Sorted probabilities of a class: of the images that show it, and of those that don't."""
+        here, shows = self.probabilities_NC[:, number], self.labels_NC[:, number]
+        known = self.known_NC[:, number]
+        return np.sort(here[known & shows]), np.sort(here[known & ~shows])
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,6 +120,30 @@ class Agreement:
                 found.append(f"{STRAY}: {name}")
         return found
 
+    def stricter(
+        self, evidence: Evidence, drawn: Mapping[str, npt.ArrayLike], *, precision: float, prior: float
+    ) -> tuple[Agreement, dict[str, float]]:
+        """The thresholds for images that a generator has drawn, and the share of them that is taken to show each class.
+
+        Args:
+            evidence: what these thresholds were tuned on.
+            drawn: class -> probabilities of that class of all images that were drawn for it.
+            precision: as in `tune`.
+            prior: the share at most.
+
+        Returns:
+            An agreement whose `shown` is nowhere lower, and class -> prior.
+        """
+        shown, reached, recall = self.shown_C.copy(), self.precision_C.copy(), self.recall_C.copy()
+        priors: dict[str, float] = {}
+        for number, name in enumerate(self.classes):
+            if name not in drawn or math.isnan(shown[number]):
+                continue
+            own, others = evidence.of(number)
+            priors[name] = min(prior, drawn_prior(drawn[name], own, others))
+            shown[number], reached[number], recall[number] = _threshold(own, others, precision, priors[name])
+        return replace(self, shown_C=shown, precision_C=reached, recall_C=recall), priors
+
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values; NaN is null."""
         columns = {
@@ -154,11 +195,9 @@ def tune(
             "classes",
             "three tables with one row per validation image and one column per class",
         )
-    columns = []
+    columns, evidence = [], Evidence(probabilities, labels, known)
     for number in range(len(classes)):
-        here, shows = probabilities[:, number], labels[:, number]
-        own = np.sort(here[known[:, number] & shows])
-        others = np.sort(here[known[:, number] & ~shows])
+        own, others = evidence.of(number)
         if len(own) < least or not len(others):
             columns.append((math.nan, 0.0, math.nan, math.nan))
             continue
@@ -168,6 +207,29 @@ def tune(
     shown_C, companion_C, precision_C, recall_C = np.array(columns, np.float64).reshape(-1, 4).T
     stray_C = _stray(probabilities, labels, known, stray)
     return Agreement(tuple(classes), shown_C, companion_C, stray_C, precision_C, recall_C)
+
+
+def drawn_prior(drawn: npt.ArrayLike, own: npt.ArrayLike, others: npt.ArrayLike) -> float:
+    """Share of the drawn images that show a class, from a classifier's probabilities: the adjusted count.
+
+    With true and false positive rates t and f on real images, a share p of images that show the class gives
+    p t + (1 - p) f images above the threshold; solved for p. The threshold is the one with the largest t - f
+    (Forman, Data Min Knowl Disc 2008, section 3, method Max). At least that of one image more than were drawn: never 0.
+
+    Args:
+        drawn: probabilities of the class, of images drawn for it.
+        own, others: of real images that show the class, and that don't; sorted.
+    """
+    drawn, own, others = (np.asarray(each, np.float64) for each in (drawn, own, others))
+    candidates = np.unique(np.concatenate([own, others]))
+    true = 1 - np.searchsorted(own, candidates) / len(own)
+    false = 1 - np.searchsorted(others, candidates) / len(others)
+    best = int(np.argmax(true - false))
+    least = 1 / (len(drawn) + 1)
+    if not len(drawn) or true[best] <= false[best]:
+        return least
+    above = float((drawn >= candidates[best]).mean())
+    return float(np.clip((above - false[best]) / (true[best] - false[best]), least, 1 - least))
 
 
 def _threshold(own: Floats, others: Floats, precision: float, prior: float) -> tuple[float, float, float]:

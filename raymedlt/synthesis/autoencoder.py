@@ -20,7 +20,7 @@ from torch import nn
 
 from raymedlt.checkpoint import Checkpoints
 from raymedlt.seeds import keyed_seed
-from raymedlt.synthesis.generator import Generator, autocast, images_to_input
+from raymedlt.synthesis.generator import Generator, autocast, images_to_input, laid_out
 from raymedlt.synthesis.learning import encode_images, rows_of_step
 from raymedlt.synthesis.loop import Batch, LoopSettings, Said, fit
 from raymedlt.synthesis.settings import AutoencoderSettings, Precision
@@ -36,8 +36,7 @@ class Autoencoding(nn.Module):
 
     def forward(self, images_B1SS: torch.Tensor, noise_BCHW: torch.Tensor) -> torch.Tensor:
         """Mean loss of the rows; images in [-1, 1]."""
-        inputs = images_B1SS.contiguous(memory_format=torch.channels_last)
-        found = self.vae.encode(inputs).latent_dist
+        found = self.vae.encode(laid_out(images_B1SS)).latent_dist
         mean, std, logvar = found.mean.float(), found.std.float(), found.logvar.float()
         decoded: torch.Tensor = self.vae.decode(mean + std * noise_BCHW).sample.float()
         divergence = 0.5 * (mean.square() + std.square() - 1 - logvar).mean()

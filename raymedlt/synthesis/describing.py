@@ -55,13 +55,13 @@ def description(config: SynthesizeConfig) -> str:
         ("prepare", f"decode or draw, {config.images.size} px"),
         ("arrange", "patient-disjoint splits, leak check"),
         ("classifier", config.classifier.path or f"train one on real images, {config.classifier.epochs} epochs"),
+        ("gate", f"tuned on real validation images, precision {config.gate.precision:g}"),
         ("learn", "adapters are given" if config.generator.adapters else
          f"{own.method}, {own.steps:,} steps of {own.batch} images"
          + (f", after {config.generator.autoencoder.steps:,} steps of the autoencoder" if scratch else "")),
         ("plan", f"{len(plan):,} rows for {len(plan.rows_of())} classes, up to {plan.target_count:,} images each"),
         ("draw", f"{batches:,} batches of {sampling.batch}, {sampling.steps} steps of {sampling.scheduler}, "
                  f"guidance {sampling.guidance:g}"),
-        ("gate", f"tuned on real validation images, precision {config.gate.precision:g}"),
         ("judge", "agreement, distance, memorisation; then repeats over all images"),
         ("finish", "page, cards, figures beside the real-versus-real floor"),
     )  # fmt: skip

@@ -17,6 +17,7 @@ import posixpath
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -78,8 +79,8 @@ def load_generator(
     generator = Generator(
         tokenizer=tokenizer,
         text_encoder=text_encoder,
-        unet=unet.to(memory_format=torch.channels_last),
-        vae=vae.to(memory_format=torch.channels_last),
+        unet=unet,
+        vae=vae,
         scheduler_config=scheduler_config,
         size=int(unet.config["sample_size"]) * vae_factor(vae),
         base_hash=base_hash,
@@ -250,13 +251,19 @@ def _check_parts(generator: Generator, name: str, index: dict[str, Any]) -> None
 def _hash_of(storage: Storage) -> str:
     digest = hashlib.sha256()
     for name in storage.list_files():
-        if not _counts(name):
-            continue
-        content = hashlib.sha256()
-        with storage.open_input(name) as file:
-            while block := file.read(_READ):
-                content.update(block)
-        digest.update(f"{name}\0{content.hexdigest()}\n".encode())
+        if _counts(name):
+            info = storage.filesystem.get_file_info(storage.path(name))
+            digest.update(f"{name}\0{_file_hash(storage, name, info.size, info.mtime_ns)}\n".encode())
+    return digest.hexdigest()
+
+
+@lru_cache(maxsize=256)
+def _file_hash(storage: Storage, name: str, size: int, changed_ns: int | None) -> str:
+    """SHA-256 of a file: read once per process as long as size and time of change stay the same."""
+    digest = hashlib.sha256()
+    with storage.open_input(name) as file:
+        while block := file.read(_READ):
+            digest.update(block)
     return digest.hexdigest()
 
 

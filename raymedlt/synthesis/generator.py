@@ -61,6 +61,8 @@ class Generator:
         for part in (self.text_encoder, self.unet, self.vae, self.tokens):
             if part is not None:
                 part.to(device)
+        for part in (self.unet, self.vae):
+            part.to(memory_format=layout(device))
         return self
 
     def freeze(self) -> None:
@@ -86,7 +88,7 @@ class Generator:
     def latents_of(self, images_BSS: npt.NDArray[np.uint8]) -> tuple[torch.Tensor, torch.Tensor]:
         """Mean and standard deviation of the scaled latents of grey images, float32 [B, C, H, W] each."""
         inputs = images_to_input(images_BSS, int(self.vae.config["in_channels"])).to(self.device, self.vae.dtype)
-        found = self.vae.encode(inputs.contiguous(memory_format=torch.channels_last)).latent_dist
+        found = self.vae.encode(laid_out(inputs)).latent_dist
         shift = self.vae.config.get("shift_factor") or 0.0
         scale = float(self.vae.config["scaling_factor"])
         return (found.mean.float() - shift) * scale, found.std.float() * scale
@@ -95,14 +97,27 @@ class Generator:
         """Grey images of scaled latents, float32 [B, S, S], about [0, 1] but neither cut nor checked."""
         shift = self.vae.config.get("shift_factor") or 0.0
         unscaled = latents_BCHW / float(self.vae.config["scaling_factor"]) + shift
-        unscaled = unscaled.to(self.vae.dtype).contiguous(memory_format=torch.channels_last)
-        decoded: torch.Tensor = self.vae.decode(unscaled).sample
+        decoded: torch.Tensor = self.vae.decode(laid_out(unscaled.to(self.vae.dtype))).sample
         return decoded.float().mean(1) / 2 + 0.5
 
 
 def vae_factor(vae: Any) -> int:
     """Pixels per latent, along one side."""
     return int(2 ** (len(vae.config["block_out_channels"]) - 1))
+
+
+def layout(device: str | torch.device) -> torch.memory_format:
+    """How networks and their inputs lie in memory: channels last on a GPU.
+
+    On a CPU the backward pass of group normalisation takes 20 to 40 times as long with channels last (torch 2.13,
+    bfloat16), and two thirds of an autoencoder's step.
+    """
+    return torch.channels_last if torch.device(device).type == "cuda" else torch.contiguous_format
+
+
+def laid_out(tensor: torch.Tensor) -> torch.Tensor:
+    """The tensor as its device's networks want it."""
+    return tensor.contiguous(memory_format=layout(tensor.device))
 
 
 def images_to_input(images_BSS: npt.NDArray[np.uint8], channels: int) -> torch.Tensor:

@@ -122,7 +122,9 @@ class _Loop:
 
     def run(self) -> list[dict[str, Any]]:
         parameters = list(self.learning.values())
-        optimizer = torch.optim.AdamW(parameters, lr=self.settings.rate, weight_decay=self.settings.weight_decay)
+        optimizer = torch.optim.AdamW(
+            parameters, lr=self.settings.rate, weight_decay=self.settings.weight_decay, fused=True
+        )
         self._restore(optimizer, parameters)
         wrapped = self.network if self.alone else DistributedDataParallel(self.network)
         began = kept = time.monotonic()

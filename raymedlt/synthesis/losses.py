@@ -16,6 +16,7 @@ import torch
 from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 
 from raymedlt.errors import InputError
+from raymedlt.synthesis.generator import laid_out
 
 _OF_SCHEDULE = (
     "num_train_timesteps",
@@ -103,7 +104,7 @@ def denoising_loss(
         embeddings_BLD: the text, with learnt tokens if there are any.
         min_snr_gamma: 5 in the paper; None for weight 1.
     """
-    noisy = schedule.noisy(latents_BCHW, noise_BCHW, timesteps_B).contiguous(memory_format=torch.channels_last)
+    noisy = laid_out(schedule.noisy(latents_BCHW, noise_BCHW, timesteps_B))
     said = predict(noisy, timesteps_B, embeddings_BLD).float()
     error_B = (said - schedule.target(latents_BCHW, noise_BCHW, timesteps_B)).square().mean(dim=(1, 2, 3))
     return error_B if min_snr_gamma is None else error_B * schedule.min_snr_weights(timesteps_B, min_snr_gamma)

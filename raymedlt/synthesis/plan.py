@@ -60,8 +60,9 @@ class PlanSettings:
     """Pseudo-images that draw a class's co-occurrences towards the classes' frequencies."""
     never_below: float = 5.0
     """A pair that no image shows is impossible if at least so many would by chance; else it is only rare."""
-    varied: bool = True
-    """Prompts vary in wording and order of the findings. Otherwise equal label sets have equal prompts."""
+    varied: bool = False
+    """Prompts vary in wording and order of the findings: for large generators. Otherwise equal label sets have equal
+    prompts, and a small generator learns them sooner."""
     view: str = FRONTAL
     """What the prompts call the view: frontal, PA, AP, lateral."""
 

@@ -26,7 +26,7 @@ from PIL import Image
 
 from raymedlt.errors import InputError, RaymedltError
 from raymedlt.synthesis.broken import check_image
-from raymedlt.synthesis.generator import Generator, autocast
+from raymedlt.synthesis.generator import Generator, autocast, laid_out
 from raymedlt.synthesis.settings import Precision, SamplerSettings
 from raymedlt.synthesis.tokens import guided
 
@@ -128,7 +128,7 @@ def denoise(
     for timestep in solver.timesteps:
         inputs = solver.scale_model_input(latents, timestep)
         inputs = torch.cat([inputs, inputs]) if twofold else inputs
-        inputs = inputs.to(generator.unet.dtype).contiguous(memory_format=torch.channels_last)
+        inputs = laid_out(inputs.to(generator.unet.dtype))
         with autocast(generator.device, settings.settled):
             said = generator.unet(inputs, timestep, texts).sample
         said = said.float()

@@ -21,12 +21,12 @@ class SmallSizes:
 
     size: int = 64
     """Pixels per side: a power of two, at least 32."""
-    vae_channels: tuple[int, int, int] = (32, 64, 64)
+    vae_channels: tuple[int, int, int] = (16, 32, 64)
     """Of the autoencoder's blocks, from full size to a quarter; multiples of 16."""
     vae_layers: int = 1
     """Residual layers per block."""
-    latent_channels: int = 4
-    """Of the latents."""
+    latent_channels: int = 8
+    """Of the latents: with 8, one number for two pixels. With 4, ribs and lines are lost at 64 pixels."""
     unet_channels: tuple[int, ...] = (64, 128, 192)
     """Of the U-Net's blocks; each but the last halves. Multiples of head_width and of 16."""
     unet_plain_blocks: int = 1
@@ -64,11 +64,11 @@ class SmallSizes:
 class AutoencoderSettings:
     """How the small generator's autoencoder is trained. The parts of its loss count next to 1 for absolute error."""
 
-    steps: int = 800
+    steps: int = 2400
     """Optimizer steps."""
-    batch: int = 16
+    batch: int = 8
     """Images per step."""
-    rate: float = 2e-3
+    rate: float = 3e-3
     """Learning rate (AdamW), after a linear rise and along a cosine."""
     edges: float = 1.0
     """Weight of the error of the edges."""
@@ -90,7 +90,7 @@ class LearningSettings:
     method: Literal["auto"] | Method = "auto"
     """tokens: vectors behind the text encoder (TRCGL-Net's learnable prompt); textual_inversion: in front of it; lora:
     matrices in the U-Net; full: all weights. auto: tokens on top of generator.path, full for the small generator."""
-    steps: int = 2000
+    steps: int = 4000
     """Optimizer steps."""
     batch: int = 32
     """Images per step, over all replicas."""
@@ -101,7 +101,7 @@ class LearningSettings:
     """Decay of the moving average of what is learnt, which is what is kept."""
     wordings: int = 4
     """Wordings of each image's prompt; a step draws one."""
-    repeat_threshold: float = 0.1
+    repeat_threshold: float = 0.3
     """Images of a class below this share of all labels are drawn more often, up to ten times; 0: never."""
     shared: int = 8
     """Learnt vectors for all prompts: m (tokens, textual_inversion)."""
@@ -183,7 +183,7 @@ class GateSettings:
     """Share of the images planned with a class that are expected to show it before the gate."""
     missed: float = 0.1
     """Share of the real images of a class that its threshold as a companion of the target may miss."""
-    stray: float = 0.05
+    stray: float = 0.02
     """Share of real images that may be refused for showing a class that their labels don't name."""
     least_positives: int = 5
     """Validation images that a class needs to be a target."""

@@ -50,8 +50,8 @@ def build_small(words: Iterable[str], sizes: SmallSizes, seed: int) -> Generator
     generator = Generator(
         tokenizer=tokenizer,
         text_encoder=text_encoder,
-        unet=unet.to(memory_format=torch.channels_last),
-        vae=vae.to(memory_format=torch.channels_last),
+        unet=unet,
+        vae=vae,
         scheduler_config={
             "_class_name": "DPMSolverMultistepScheduler",
             "num_train_timesteps": 1000,

@@ -19,7 +19,7 @@ from raymedlt.classifier.training import Average, Trained, phases_of, rate_facto
 from raymedlt.errors import ConsistencyError, InputError, RaymedltError
 from raymedlt.images.examples import Examples
 from raymedlt.machine import Settings
-from raymedlt.schema import VALIDATION
+from raymedlt.schema import TRAIN, VALIDATION
 from raymedlt.storage import Storage
 
 SETTINGS = Settings("cpu", "float32", 1)
@@ -94,6 +94,21 @@ def test_synthetic_images_have_no_weight_in_warm_up_and_none_in_validation():
     assert [phase.name for phase in phases] == ["pretrain", "stage 1", "stage 2"]
     assert synthetic.synthetic[phases[0].rows].all()
     assert not synthetic.synthetic[phases[2].rows].any()
+
+
+def test_copies_of_real_images_take_the_place_of_synthetic_ones():
+    examples = world()
+    synthetic = dataclasses.replace(examples, synthetic=np.arange(len(examples)) % 6 == 0)
+    oversample = dataclasses.replace(quick(), synthetic=SyntheticConfig(path="x", use="oversample"))
+    rows = phases_of(synthetic, oversample)[-1].rows
+    real = synthetic.rows(TRAIN)
+    shown = synthetic.labels_NC * synthetic.known_NC
+    replaced = synthetic.rows(TRAIN, synthetic=True)
+    assert (rows[: len(real)] == real).all()
+    assert not synthetic.synthetic[rows].any()
+    assert len(rows) == len(real) + int((shown[replaced].sum(1) > 0).sum())
+    alone = dataclasses.replace(oversample, synthetic=SyntheticConfig(use="oversample"))
+    assert (phases_of(synthetic, alone)[-1].rows == real).all()
 
 
 def test_the_rate_rises_and_falls():

@@ -8,7 +8,14 @@ import numpy as np
 import pytest
 
 from raymedlt.errors import InputError
-from raymedlt.images.sampling import class_factors, epoch_order, expected_length, global_batches, repeat_factors
+from raymedlt.images.sampling import (
+    class_factors,
+    epoch_order,
+    expected_length,
+    global_batches,
+    repeat_factors,
+    rows_instead,
+)
 
 
 def test_vector_of_the_specification() -> None:
@@ -131,3 +138,15 @@ def test_no_steps() -> None:
 def test_labels_that_are_no_table() -> None:
     with pytest.raises(InputError, match=r"labels of shape \(3,\)"):
         repeat_factors([1, 0, 1], 0.01)
+
+
+def test_a_real_image_of_the_rarest_class_stands_in_for_a_synthetic_one() -> None:
+    labels = np.array([[1, 0, 0], [1, 1, 0], [1, 0, 0], [0, 1, 0], [1, 1, 0], [1, 0, 0], [0, 0, 1]])
+    real = np.array([True, True, True, True, False, False, False])
+    ids = np.array([f"i{row}" for row in range(7)])
+    found = rows_instead(labels, real, ids, seed=3)
+    assert len(found) == 2  # no real image shows the last one's class
+    assert found[0] in (1, 3)  # two real images show class 1, three class 0
+    assert found[1] in (0, 1, 2)
+    many = [rows_instead(labels, real, ids, seed=seed)[0] for seed in range(40)]
+    assert set(many) == {1, 3}

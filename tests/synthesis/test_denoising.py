@@ -319,7 +319,7 @@ def test_edges_count_and_flat_differences_do_not():
 def test_the_divergence_of_a_unit_normal_is_zero():
     generator = tiny()
     images = torch.rand(2, 1, 32, 32)
-    noise = torch.zeros(2, 4, 8, 8)
+    noise = torch.zeros(2, *generator.latent_shape)
     torch.nn.init.zeros_(generator.vae.quant_conv.weight)
     torch.nn.init.zeros_(generator.vae.quant_conv.bias)
     plain, heavy = (Autoencoding(generator.vae, AutoencoderSettings(kl=kl))(images, noise) for kl in (0.0, 100.0))

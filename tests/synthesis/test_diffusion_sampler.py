@@ -54,7 +54,7 @@ def test_latents_too_do_not_depend_on_their_place(generator):
     from raymedlt.synthesis.sampler import denoise
 
     settings = SamplerSettings(batch=6, steps=2, precision="bfloat16")
-    noise = torch.randn(6, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    noise = torch.randn(6, *generator.latent_shape, generator=torch.Generator().manual_seed(0))
     texts = torch.randn(6, 18, 32, generator=torch.Generator().manual_seed(1))
     empty = torch.randn(1, 18, 32, generator=torch.Generator().manual_seed(2)).expand(6, -1, -1)
     with torch.inference_mode():

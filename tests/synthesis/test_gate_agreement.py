@@ -10,7 +10,7 @@ import pytest
 
 from raymedlt.errors import InputError
 from raymedlt.seeds import generator
-from raymedlt.synthesis.agreement import LEAST_RECALL, Agreement, tune
+from raymedlt.synthesis.agreement import LEAST_RECALL, Agreement, Evidence, drawn_prior, tune
 
 CLASSES = ("Effusion", "Mass", "Hernia")
 SETTINGS = {"precision": 0.9, "prior": 0.5, "missed": 0.1, "stray": 0.05, "least": 5}
@@ -161,3 +161,43 @@ def test_stored_and_read_back():
     assert again.classes == CLASSES
     for name in ("shown_C", "companion_C", "stray_C", "precision_C", "recall_C"):
         np.testing.assert_array_equal(getattr(again, name), getattr(own, name))
+
+
+# Once images are drawn
+
+
+def drawn_for(number: int, share: float, count: int = 400) -> np.ndarray:
+    """Probabilities of a class among images of which a share shows it, as the classifier would see real ones."""
+    own, others = Evidence(*evidence()).of(number)
+    rng = generator(1, "drawn", number)
+    good = round(share * count)
+    return np.concatenate([rng.choice(own, good), rng.choice(others, count - good)])
+
+
+def evidence() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    return TABLES[0], TABLES[1] > 0, TABLES[2]
+
+
+@pytest.mark.parametrize("share", [0.05, 0.2, 0.5, 0.9])
+def test_the_share_of_drawn_images_is_found_again(share):
+    own, others = Evidence(*evidence()).of(0)
+    assert drawn_prior(drawn_for(0, share), own, others) == pytest.approx(share, abs=0.08)
+
+
+def test_a_generator_that_never_draws_it_has_the_least_share():
+    own, others = Evidence(*evidence()).of(0)
+    assert drawn_prior(np.zeros(99), own, others) == pytest.approx(0.01)
+    assert drawn_prior(np.ones(99), own, others) == pytest.approx(0.99)
+    assert drawn_prior(own, own, own) == pytest.approx(1 / (len(own) + 1))  # a classifier that can't tell
+
+
+def test_thresholds_rise_where_little_is_shown():
+    drawn = {"Effusion": drawn_for(0, 0.1), "Mass": drawn_for(1, 0.9)}
+    own, priors = TUNED.stricter(Evidence(*evidence()), drawn, precision=0.9, prior=0.5)
+    assert priors["Effusion"] == pytest.approx(0.1, abs=0.08)
+    assert priors["Mass"] == 0.5  # never above the one of the settings
+    assert own.shown_C[0] > TUNED.shown_C[0]
+    assert own.shown_C[1] == TUNED.shown_C[1]
+    assert own.shown_C[2] == TUNED.shown_C[2]  # nothing was drawn for it
+    assert own.precision_C[0] == pytest.approx(precision_at(own.shown_C[0], 0, priors["Effusion"]))
+    assert (own.stray_C == TUNED.stray_C).all()
