@@ -30,7 +30,7 @@ import torch
 from common import report
 
 from raymedlt.checkpoint import Checkpoints
-from raymedlt.classifier.backbone import LITE0, LITE0_BACKBONE
+from raymedlt.classifier.backbone import LITE0
 from raymedlt.classifier.bootstrap import Bootstrap, bootstrap, paired_difference
 from raymedlt.classifier.config import ClassifyConfig, EvaluationConfig, LossConfig, ModelConfig, TrainingConfig
 from raymedlt.classifier.feed import thread_feed
@@ -41,6 +41,7 @@ from raymedlt.embedding.encoder import processor_has_bfloat16
 from raymedlt.images.config import AugmentConfig, ImageLabelsConfig
 from raymedlt.images.examples import Examples, PixelShards
 from raymedlt.images.labels import positives, read_labels
+from raymedlt.images.lite0 import LITE0_BACKBONE
 from raymedlt.images.readers import read_square
 from raymedlt.images.splits import folds, split_patients
 from raymedlt.machine import Settings

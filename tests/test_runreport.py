@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from raymedlt.runreport import Page, render
-from raymedlt.runreport.figures import bars, columns, flow, heat_map, label, points
+from raymedlt.runreport.figures import axis, bars, columns, flow, heat_map, label, points, upright
+from raymedlt.runreport.forest import dots, forest, ticks
 from raymedlt.runreport.page import (
     ROWS_SHOWN,
     Card,
@@ -40,6 +41,10 @@ BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
 
 def all_figures(text="a"):
     return [
+        forest(
+            [ticks([0.1], name="chance"), dots([0], [0.5], [(0.4, 0.7)], hover=[label(text)], name=label(text))],
+            [text], xaxis=axis("x"), caption="c", lines=[upright(0.3)],
+        ),
         columns(["0", "1"], [3, 4], caption="c", x_title="x", y_title="y"),
         bars([text, "b"], [3, 4.5], caption="c", unit="s", digits=1),
         flow([("in", text, 3), ("in", "out", 4), ("out", "end", 4), ("in", "never", 0)], caption="c"),

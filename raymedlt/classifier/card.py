@@ -21,6 +21,8 @@ from raymedlt.classifier.report import (
     warnings_of,
 )
 from raymedlt.config import config_hash
+from raymedlt.runreport.markdown import bullets, data_files, escaped, header, table
+from raymedlt.runreport.words import capital
 
 MEASURES = {"ap": "AP", "auc": "AUC", "f1": "F1"}
 
@@ -46,21 +48,14 @@ def model_card(report: Report, *, folder: str = "model", license_words: str = ""
 
 
 def _header(report: Report, license_words: str) -> str:
-    import yaml
-
     metrics = [
         {"type": measure, "name": f"{MEASURES[measure]}, {group}", "value": round(estimate.value, 4)}
         for group in ("all", *GROUPS)
         for measure in MEASURES
         if math.isfinite((estimate := report.score(group, measure)).value)
     ]
-    # With these `datasets.load_dataset(FOLDER, NAME)` finds the tables and not the run's own files.
-    tables = ["predictions", *(["rejected"] if report.rejected else [])]
-    header: dict[str, object] = {
-        "configs": [
-            {"config_name": name, "data_files": f"{name}/*.parquet", **({"default": True} if name == tables[0] else {})}
-            for name in tables
-        ],
+    fields: dict[str, object] = {
+        "configs": data_files(["predictions", *(["rejected"] if report.rejected else [])]),
         "library_name": "raymedlt",
         "pipeline_tag": "image-classification",
         "tags": ["chest-x-ray", "multi-label", "long-tail", "not-for-diagnosis"]
@@ -82,9 +77,7 @@ def _header(report: Report, license_words: str) -> str:
             }
         ],
     }  # fmt: skip
-    if license_words:
-        header = {"license": license_words, **header}
-    return f"---\n{yaml.safe_dump(header, sort_keys=False, allow_unicode=True, width=1000)}---\n"
+    return header(fields, license_words)
 
 
 def _what_it_is(report: Report, folder: str) -> str:
@@ -95,7 +88,7 @@ def _what_it_is(report: Report, folder: str) -> str:
 {NOT_FOR_DIAGNOSIS}
 {PHANTOM if report.phantom else ""}
 
-{_text(report.model)}{size}.
+{escaped(report.model)}{size}.
 It takes grey chest X-rays of {image} x {image} pixels and gives a calibrated probability for each of
 {len(report.classes)} findings; an image may show several or none.
 
@@ -119,13 +112,13 @@ def _data(report: Report) -> str:
     left_out = [(name, f"{positives:,}", why) for name, positives, why in report.left_out]
     text = f"""## Data
 
-{_text(_capital(report.data))}. Splits are by patient and were checked for leaks. An uncertain label
+{escaped(capital(report.data))}. Splits are by patient and were checked for leaks. An uncertain label
 {UNCERTAIN[report.config.labels.uncertain]}. {sum(report.rejected.values()):,} rows were rejected.
 
-{_table(("split", "images", "patients", "synthetic images"), rows)}
+{table(("split", "images", "patients", "synthetic images"), rows)}
 """
     if left_out:
-        text += f"\nNot learnt:\n\n{_table(('class', 'training positives', 'why'), left_out)}\n"
+        text += f"\nNot learnt:\n\n{table(('class', 'training positives', 'why'), left_out)}\n"
     return text
 
 
@@ -144,7 +137,11 @@ TRCGL-Net ([arXiv 2607.00975](https://arxiv.org/abs/2607.00975)), implemented fr
     ]
     if rows:
         head = ("network", "tail mAP", "difference to full (paired)", "the part")
-        text += f"\nWhat each part is worth, by networks trained without it:\n\n{_table(head, rows)}\n"
+        text += f"\nWhat each part is worth, by networks trained without it:\n\n{table(head, rows)}\n"
+    if report.worth:
+        head = ("use of synthetic images", "tail mAP", f"difference to {report.worth[0].use} (paired)", "networks")
+        uses = [(row.use, str(row.tail), str(row.tail_difference or ""), str(len(row.seeds))) for row in report.worth]
+        text += f"\nWhat synthetic images are worth; real-images-again is the fair control:\n\n{table(head, uses)}\n"
     return text
 
 
@@ -179,7 +176,7 @@ def _scores(report: Report) -> str:
     ]
     undefined = undefined_classes(report)
     note = (
-        f"\nUndefined for want of positive or of negative test images: {_text(', '.join(undefined))}.\n"
+        f"\nUndefined for want of positive or of negative test images: {escaped(', '.join(undefined))}.\n"
         if undefined
         else ""
     )
@@ -188,9 +185,9 @@ def _scores(report: Report) -> str:
 Test images, scored once. In brackets 95 % intervals from {report.config.evaluation.bootstrap:,} resamples of whole
 patients. Means leave undefined classes out.
 
-{_table(("classes", "how many", *MEASURES.values()), rows)}
+{table(("classes", "how many", *MEASURES.values()), rows)}
 
-{_table(("class", "group", "training +", "test +", "AP", "AP of guessing", "AUC"), classes)}
+{table(("class", "group", "training +", "test +", "AP", "AP of guessing", "AUC"), classes)}
 {note}"""
 
 
@@ -207,7 +204,7 @@ def _thresholds(report: Report) -> str:
 Thresholds were chosen on the validation images, for the largest F1 of each class. They hold for data with the same
 frequencies; choose your own for yours.
 
-{_table(("class", "threshold", "F1", "ECE"), rows)}
+{table(("class", "threshold", "F1", "ECE"), rows)}
 """
 
 
@@ -219,8 +216,7 @@ def _limits(report: Report) -> str:
         "Other scanners, views, ages and hospitals than the training data's were not tested.",
         "Attention maps show where features were weighed, not why.",
     ]
-    lines = "\n".join(f"- {_text(line)}" for line in [*warnings_of(report), *own])
-    return f"## Limits\n\n{lines}\n"
+    return f"## Limits\n\n{bullets([*warnings_of(report), *own])}\n"
 
 
 def _made_by(report: Report) -> str:
@@ -230,29 +226,9 @@ def _made_by(report: Report) -> str:
 
 `jobs/classify.py` of raymedlt; the configuration is in config.yaml, pictures and attention maps are in report.html.
 
-{_table(("what", "which"), rows)}
+{table(("what", "which"), rows)}
 """
 
 
 def _number(value: float) -> str:
     return f"{value:.3f}" if math.isfinite(value) else "undefined"
-
-
-def _capital(words: str) -> str:
-    return words[:1].upper() + words[1:]
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table; bars and line ends in cells can't break it, nor can markup from a label table act."""
-    lines = [head, ["---"] * len(head), *([_cell(cell) for cell in row] for row in rows)]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
-
-
-def _cell(text: str) -> str:
-    return _text(text).replace("|", "\\|")
-
-
-def _text(words: str) -> str:
-    """Words from outside on one line, without markup that could act."""
-    safe = " ".join(words.split()).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    return safe.replace("[", "\\[").replace("]", "\\]")

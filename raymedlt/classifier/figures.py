@@ -14,82 +14,41 @@ from typing import Any
 import numpy as np
 
 from raymedlt.classifier.report import GROUPS, AblationRow, ClassScores, Floats, Reliability
-from raymedlt.runreport.figures import ACCENT, FAINT, GRID, INK, QUIET, base_layout, label
+from raymedlt.runreport.figures import ACCENT, FAINT, GRID, LEGEND, QUIET, axis, base_layout, label, upright
+from raymedlt.runreport.forest import dots, forest, ticks
 from raymedlt.runreport.page import Figure
 
 COLOURS = {"head": ACCENT, "medium": "var(--mixed)", "tail": "var(--abnormal)"}
 FOREST_CLASSES = 60  # rows of the picture of all classes
-LEGEND = {"orientation": "h", "x": 0, "y": 1.0, "yanchor": "bottom", "font": {"size": 12}}
-_SMALL = {"color": FAINT, "size": 12}
 
 
 def class_forest(classes: Sequence[ClassScores]) -> Figure:
     """Average precision of every class with its interval, the commonest class on top; a tick is what guessing gets."""
     ranked = [classes[place] for place in commonest_and_rarest(classes, FOREST_CLASSES)]
     rows = {c.name: row for row, c in enumerate(ranked)}
-    traces: list[dict[str, Any]] = [
-        {
-            "type": "scatter",
-            "mode": "markers",
-            "name": "guessing",
-            "x": [c.chance for c in ranked],
-            "y": list(range(len(ranked))),
-            "marker": {"symbol": "line-ns", "size": 11, "line": {"width": 2, "color": QUIET}},
-            "hoverinfo": "skip",
-        }
-    ]
+    traces = [ticks([c.chance for c in ranked], name="guessing")]
     for group in GROUPS:
         members = [c for c in ranked if c.group == group and math.isfinite(c.ap.value)]
         if members:
             traces.append(
-                {
-                    "type": "scatter",
-                    "mode": "markers",
-                    "name": group,
-                    "x": [c.ap.value for c in members],
-                    "y": [rows[c.name] for c in members],
-                    "error_x": {
-                        "type": "data",
-                        "symmetric": False,
-                        "array": [_gap(c.ap.high - c.ap.value) for c in members],
-                        "arrayminus": [_gap(c.ap.value - c.ap.low) for c in members],
-                        "color": COLOURS[group],
-                        "thickness": 1.6,
-                        "width": 0,
-                    },
-                    "marker": {"color": COLOURS[group], "size": 9},
-                    "hovertext": [_told(c) for c in members],
-                    "hoverinfo": "text",
-                }
+                dots(
+                    [rows[c.name] for c in members],
+                    [c.ap.value for c in members],
+                    [(c.ap.low, c.ap.high) for c in members],
+                    hover=[_told(c) for c in members],
+                    name=group,
+                    colour=COLOURS[group],
+                )
             )
-    return Figure(
-        data=traces,
-        layout=base_layout(
-            margin={"t": 12, "r": 20},
-            showlegend=True,
-            hovermode="closest",
-            legend=LEGEND,
-            xaxis=_axis("average precision on the test images", range=[-0.01, 1.01], dtick=0.2),
-            yaxis={
-                "autorange": False,
-                "range": [len(ranked) - 0.4, -0.6],
-                "tickvals": list(range(len(ranked))),
-                "ticktext": [label(c.name, longest=34) for c in ranked],
-                "fixedrange": True,
-                "ticklabelstandoff": 6,
-            },
-        ),
+    return forest(
+        traces,
+        [c.name for c in ranked],
+        xaxis=axis("average precision on the test images", range=[-0.01, 1.01], dtick=0.2),
         caption="Average precision of each class with its 95 % interval, the commonest class of the training images on"
         " top. A grey tick is what guessing would get (the share of positives): a rare class starts from next to"
         " nothing, so compare a point with its tick before you compare it with another class."
         + (f" Shown are the {len(ranked)} commonest and rarest classes." if len(ranked) < len(classes) else ""),
-        height=22 * len(ranked) + 110,
-        least_width=520,
     )
-
-
-def _gap(value: float) -> float:
-    return max(value, 0.0) if math.isfinite(value) else 0.0
 
 
 def _told(scores: ClassScores) -> str:
@@ -128,12 +87,12 @@ def learning_curves(curves: Mapping[str, Sequence[float] | Floats], best_epoch: 
             }
         )
         axes[f"yaxis{suffix}"] = {
-            **_axis(words), "gridcolor": GRID, "linecolor": GRID, "zeroline": False, "automargin": True,
-            "domain": domain, "nticks": 4, "rangemode": "tozero",
+            **axis(words, domain=domain, nticks=4, rangemode="tozero"), "gridcolor": GRID, "linecolor": GRID,
+            "zeroline": False, "automargin": True,
         }  # fmt: skip
     marks = []
     if best_epoch is not None:
-        marks.append({**_upright(best_epoch), "line": {"color": FAINT, "width": 1, "dash": "dot"}})
+        marks.append(upright(best_epoch, colour=FAINT, dash="dot"))
     words = f" The dotted line is epoch {best_epoch}, whose weights were kept." if best_epoch is not None else ""
     return Figure(
         data=traces,
@@ -141,7 +100,7 @@ def learning_curves(curves: Mapping[str, Sequence[float] | Floats], best_epoch: 
             shapes=marks,
             hovermode="x",
             margin={"t": 12, "r": 12},
-            xaxis={**_axis("epoch"), "anchor": f"y{len(panels)}", "dtick": 1 + len(curves["epoch"]) // 13},
+            xaxis=axis("epoch", anchor=f"y{len(panels)}", dtick=1 + len(curves["epoch"]) // 13),
             **axes,
         ),
         caption="Training loss, mean average precision on the validation images, and learning rate of the new layers,"
@@ -191,8 +150,8 @@ def reliability_diagram(bins: Mapping[str, Reliability]) -> Figure:
             showlegend=True,
             hovermode="closest",
             legend=LEGEND,
-            xaxis=_axis("probability said", range=[-0.03, 1.03], tickformat=".0%"),
-            yaxis=_axis("share that shows the class", range=[-0.03, 1.03], tickformat=".0%"),
+            xaxis=axis("probability said", range=[-0.03, 1.03], tickformat=".0%"),
+            yaxis=axis("share that shows the class", range=[-0.03, 1.03], tickformat=".0%"),
         ),
         caption="What the classifier says against what is so, over all classes and test images. On the dotted line a"
         " probability means what it says; below it the classifier is too sure. Larger dots hold more predictions (by"
@@ -271,52 +230,18 @@ def ablation_forest(rows: Sequence[AblationRow]) -> Figure | None:
     shown = [(row.variant, row.tail_difference) for row in rows if row.tail_difference is not None]
     if not shown:
         return None
-    return Figure(
-        data=[
-            {
-                "type": "scatter",
-                "mode": "markers",
-                "x": [100 * d.value for _, d in shown],
-                "y": list(range(len(shown))),
-                "error_x": {
-                    "type": "data",
-                    "symmetric": False,
-                    "array": [100 * _gap(d.high - d.value) for _, d in shown],
-                    "arrayminus": [100 * _gap(d.value - d.low) for _, d in shown],
-                    "color": ACCENT,
-                    "thickness": 1.6,
-                    "width": 0,
-                },
-                "marker": {"color": ACCENT, "size": 9},
-                "hovertext": [f"{label(name)}: {d}" for name, d in shown],
-                "hoverinfo": "text",
-            }
-        ],
-        layout=base_layout(
-            margin={"t": 12, "r": 20},
-            shapes=[
-                {**_upright(0), "line": {"color": INK, "width": 1}},
-            ],
-            xaxis=_axis("tail mAP minus the full network's, points", zeroline=False),
-            yaxis={
-                "range": [len(shown) - 0.4, -0.6],
-                "tickvals": list(range(len(shown))),
-                "ticktext": [label(name, longest=34) for name, _ in shown],
-                "fixedrange": True,
-                "ticklabelstandoff": 6,
-            },
-        ),
+    differences = [difference for _, difference in shown]
+    trace = dots(
+        range(len(shown)),
+        [100 * d.value for d in differences],
+        [(100 * d.low, 100 * d.high) for d in differences],
+        hover=[f"{label(name)}: {d}" for name, d in shown],
+    )
+    return forest(
+        [trace],
+        [name for name, _ in shown],
+        xaxis=axis("tail mAP minus the full network's, points", zeroline=False),
+        lines=[upright(0, dash="solid")],
         caption="What is lost (left of the line) or won (right) on the tail when one thing is switched off, with 95 %"
         " intervals over the same test patients. An interval that crosses the line says: no clear difference.",
-        height=30 * len(shown) + 100,
-        least_width=520,
-    )  # fmt: skip
-
-
-def _upright(x: float) -> dict[str, Any]:
-    """A line over the whole height of a figure."""
-    return {"type": "line", "x0": x, "x1": x, "yref": "paper", "y0": 0, "y1": 1}
-
-
-def _axis(words: str, **more: Any) -> dict[str, Any]:
-    return {"title": {"text": words, "font": _SMALL, "standoff": 10}, "fixedrange": True, **more}
+    )

@@ -103,7 +103,9 @@ def finish(
         entries = _predictions(storage, examples, evaluation)
         entries += write_model(storage, outcome, examples, members, evaluation)
         entries.append(storage.write_bytes("metrics.json", _json(metrics)))
-        entries += _words(storage, ledger, outcome, examples, members[0], evaluation, first, others, progress, began)
+        entries += _words(
+            storage, ledger, outcome, examples, members[0], evaluation, first, others, worth, progress, began
+        )
         manifest = {
             "configuration": config_hash(config),
             "versions": versions(),
@@ -193,6 +195,7 @@ def _words(
     evaluation: Evaluation,
     first: Evaluation,
     others: Mapping[str, Evaluation],
+    worth: Mapping[str, Any],
     progress: Progress,
     began: float,
 ) -> list[FileEntry]:
@@ -204,7 +207,7 @@ def _words(
 
     marker = ledger.done(TRAINED, outcome.members[0]) or {}
     report = report_of(
-        outcome, examples, model, evaluation, first, others, marker.get("history", []),
+        outcome, examples, model, evaluation, first, others, worth, marker.get("history", []),
         seconds=dict(progress.timings), rejected=rejected_rows(storage),
     )  # fmt: skip
     where = storage.uri.rstrip("/")

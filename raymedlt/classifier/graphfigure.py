@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from raymedlt.classifier.figures import COLOURS, LEGEND, commonest_and_rarest
+from raymedlt.classifier.figures import COLOURS, commonest_and_rarest
 from raymedlt.classifier.report import GROUPS, ClassScores, Floats
-from raymedlt.runreport.figures import INK, QUIET, SURFACE, base_layout, label
+from raymedlt.runreport.figures import INK, LEGEND, QUIET, SURFACE, base_layout, label
 from raymedlt.runreport.page import Figure
 
 GRAPH_CLASSES = 40  # on the circle, half of them the commonest, half the rarest

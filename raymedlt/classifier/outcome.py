@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +27,7 @@ from raymedlt.classifier.report import (
     Reliability,
     Report,
     SplitCounts,
+    WorthRow,
 )
 from raymedlt.images.examples import Examples, Rows
 from raymedlt.images.stages import rejected_reasons
@@ -45,6 +47,7 @@ def report_of(
     evaluation: Evaluation,
     first: Evaluation,
     others: Mapping[str, Evaluation],
+    worth: Mapping[str, Any],
     history: Sequence[Mapping[str, Any]],
     *,
     seconds: Mapping[str, float],
@@ -56,6 +59,7 @@ def report_of(
         model: the first member, for the attention maps.
         evaluation: of the ensemble (or the only network).
         first: of the first member, which the ablation's `others` are compared with.
+        worth: of the synthetic images, as `worth_of` gives it.
         history: the first member's epochs.
         rejected: the first rejected rows.
     """
@@ -101,6 +105,7 @@ def report_of(
         adjacency_CC=cooccurrence_adjacency(examples.labels_NC[train], examples.known_NC[train]),
         maps=_maps(examples, model, evaluation, test, outcome),
         ablation=_ablation(first, others) if others else (),
+        worth=_worth(worth) if worth else (),
         left_out=[(name, count, "too few positive training images") for name, count in arranged["left_out"].items()],
         rejected=rejected_reasons(outcome.labels, outcome.prepared),
         rejected_rows=rejected,
@@ -197,6 +202,24 @@ def _ablation(first: Evaluation, others: Mapping[str, Evaluation]) -> list[Ablat
             )
         )
     return rows
+
+
+def _worth(worth: Mapping[str, Any]) -> list[WorthRow]:
+    group = "tail" if "tail" in worth["rows"][0] else ALL
+    return [
+        WorthRow(
+            use=row["variant"],
+            tail=_from_json(row[group]),
+            macro=_from_json(row[ALL]),
+            seeds=[_from_json(each).value for each in worth["seeds"][row["variant"]]],
+            tail_difference=None if number == 0 else _from_json(row[f"{group}_difference"]),
+        )
+        for number, row in enumerate(worth["rows"])
+    ]
+
+
+def _from_json(value: Mapping[str, float | None]) -> Estimate:
+    return Estimate(*(math.nan if (found := value[name]) is None else found for name in ("estimate", "low", "high")))
 
 
 def _maps(

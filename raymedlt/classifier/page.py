@@ -20,15 +20,15 @@ from raymedlt.classifier.report import (
     ClassScores,
     Estimate,
     Report,
-    class_count,
     judged,
     undefined_classes,
     warnings_of,
 )
 from raymedlt.config import config_hash, flatten
 from raymedlt.runreport import render
-from raymedlt.runreport.figures import ACCENT, QUIET, bars
+from raymedlt.runreport.about import configuration_blocks, rejected_blocks, time_bars
 from raymedlt.runreport.page import Block, Column, KeyFigure, KeyValues, Page, Paragraph, Section, Table
+from raymedlt.runreport.words import class_count
 
 
 def classifier_page(report: Report, *, command: str = "", paths: Mapping[str, str] | None = None) -> str:
@@ -47,12 +47,13 @@ def classifier_page(report: Report, *, command: str = "", paths: Mapping[str, st
         Section(title="Where the classifier looks", blocks=map_blocks(report)),
         Section(title="Calibration and thresholds", blocks=_calibration_blocks(report)),
         Section(title="What each part is worth", blocks=_ablation_blocks(report)),
+        *([Section(title="What the synthetic images are worth", blocks=_worth_blocks(report))] if report.worth else []),
         Section(title="What goes together", blocks=_graph_blocks(report)),
         Section(title="Training", blocks=[learning_curves(report.curves, report.best_epoch)]),
         Section(title="Data", blocks=_data_blocks(report)),
-        Section(title="Rejected rows", blocks=_rejected_blocks(report, places)),
+        Section(title="Rejected rows", blocks=rejected_blocks(report.rejected, report.rejected_rows, places)),
         Section(title="Run", blocks=_run_blocks(report)),
-        Section(title="Configuration", blocks=_configuration_blocks(report.config)),
+        Section(title="Configuration", blocks=configuration_blocks(flatten(report.config), flatten(ClassifyConfig()))),
     ]
     return render(
         Page(
@@ -257,6 +258,36 @@ def _ablation_table(caption: str, rows: Sequence[tuple[str, Estimate, Estimate |
     )
 
 
+def _worth_blocks(report: Report) -> list[Block]:
+    first = report.worth[0]
+    return [
+        Paragraph(
+            "mix: synthetic images beside the real ones; pretrain: a stage on synthetic images alone comes first;"
+            " real-images-again: for each synthetic image a real one of its rarest class once more, which is the fair"
+            " control; real-images-only: neither. Synthetic images are worth something where the controls are worse and"
+            " the interval of the difference leaves out 0."
+        ),
+        Table(
+            caption=f"On the tail: {len(first.seeds)} networks each, their mean probability; then each of them alone",
+            columns=[
+                Column(name="Use"),
+                Column(name="mAP", numeric=True, digits=3),
+                Column(name="95 %", tight=True),
+                Column(name=f"Difference to {first.use}", tight=True),
+                Column(name="Alone", tight=True),
+                Column(name="All classes", numeric=True, digits=3),
+            ],
+            rows=[
+                (
+                    row.use, row.tail.value, row.tail.interval, _signed(row.tail_difference),
+                    " ".join(f"{value:.3f}" for value in row.seeds), row.macro.value,
+                )
+                for row in report.worth
+            ],
+        ),
+    ]  # fmt: skip
+
+
 def _signed(difference: Estimate | None) -> str:
     if difference is None:
         return ""
@@ -304,33 +335,9 @@ def _data_blocks(report: Report) -> list[Block]:
     return blocks
 
 
-def _rejected_blocks(report: Report, paths: Mapping[str, str]) -> list[Block]:
-    if not report.rejected:
-        return [Paragraph("No row was rejected.")]
-    ranked = sorted(report.rejected.items(), key=lambda item: (-item[1], item[0]))
-    return [
-        KeyValues([(reason, f"{number:,}") for reason, number in ranked]),
-        Table(
-            columns=[Column(name="Row", wide=True), Column(name="Source"), Column(name="Reason", wide=True)],
-            rows=report.rejected_rows,
-            total=sum(report.rejected.values()),
-            where=paths.get("rejected", ""),
-        ),
-    ]
-
-
 def _run_blocks(report: Report) -> list[Block]:
-    work = sum(report.seconds.values())
     return [
-        bars(
-            [*report.seconds, "start-up (Ray, imports)"],
-            [*report.seconds.values(), report.startup_seconds],
-            caption=f"{work:,.1f} s of work; {report.startup_seconds:,.1f} s of start-up, the same for any amount of"
-            " data, is listed apart.",
-            unit="seconds",
-            digits=1,
-            colours=[ACCENT] * len(report.seconds) + [QUIET],
-        ),
+        time_bars(report.seconds, report.startup_seconds),
         KeyValues(
             [
                 ("Network", report.model, f"{report.parameters:,} parameters" if report.parameters else ""),
@@ -339,13 +346,3 @@ def _run_blocks(report: Report) -> list[Block]:
             ]
         ),
     ]
-
-
-def _configuration_blocks(config: ClassifyConfig) -> list[Block]:
-    usual = flatten(ClassifyConfig())
-    words = {None: "default", "": "none", True: "yes", False: "no"}
-    rows = []
-    for key, value in flatten(config).items():
-        shown = words[value] if value is None or isinstance(value, bool) or value == "" else str(value)
-        rows.append((key, shown, "" if value == usual[key] else f"changed; the default is {usual[key]}"))
-    return [KeyValues(rows)]

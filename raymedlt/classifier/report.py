@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from raymedlt.classifier.config import ClassifyConfig
+from raymedlt.runreport.words import class_count, listed
 
 Floats = npt.NDArray[np.float64] | npt.NDArray[np.float32]
 
@@ -104,6 +105,19 @@ class AblationRow:
 
 
 @dataclass(frozen=True, kw_only=True)
+class WorthRow:
+    """Networks with synthetic images used in one way, or without; differences are to the configured way."""
+
+    use: str
+    tail: Estimate
+    macro: Estimate
+    seeds: Sequence[float]
+    """Tail mAP of each network alone."""
+    tail_difference: Estimate | None = None
+    """None for the configured way itself."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class SplitCounts:
     """One split."""
 
@@ -160,6 +174,8 @@ class Report:
     maps: Sequence[MapExample] = ()
     ablation: Sequence[AblationRow] = ()
     """The full network first."""
+    worth: Sequence[WorthRow] = ()
+    """What synthetic images are worth (`--synthetic.compare`): the configured use first."""
     left_out: Sequence[tuple[str, int, str]] = ()
     """Classes of the label table that were not learnt: name, positive training images, why."""
     rejected: Mapping[str, int] = field(default_factory=dict)
@@ -196,18 +212,18 @@ def warnings_of(report: Report) -> list[str]:
     found += report.warnings
     if undefined := undefined_classes(report):
         found.append(
-            f"{class_count(len(undefined))} without a positive or without a negative test image: {_listed(undefined)}."
+            f"{class_count(len(undefined))} without a positive or without a negative test image: {listed(undefined)}."
             " Average precision and AUC do not exist there; the means leave such classes out."
         )
     if few := [c.name for c in report.classes if 0 < c.test_positives < FEW_POSITIVES]:
         found.append(
-            f"{class_count(len(few))} with fewer than {FEW_POSITIVES} test positives: {_listed(few)}. One image more or"
+            f"{class_count(len(few))} with fewer than {FEW_POSITIVES} test positives: {listed(few)}. One image more or"
             " less moves their figures visibly: read the intervals, not the points."
         )
     if unsure := [c.name for c in report.classes if c.ap.low <= c.chance]:
         found.append(
             f"{class_count(len(unsure))} where average precision may be no better than guessing (the interval reaches"
-            f" the share of positives): {_listed(unsure)}."
+            f" the share of positives): {listed(unsure)}."
         )
     after = list(report.reliability.values())[-1:]
     if after and after[0].ece > HIGH_ECE:
@@ -225,12 +241,3 @@ def judged(difference: Estimate | None) -> str:
     if difference is None or not math.isfinite(difference.low) or not math.isfinite(difference.high):
         return ""
     return "helps" if difference.high < 0 else "hurts" if difference.low > 0 else "no clear difference"
-
-
-def class_count(count: int) -> str:
-    """ "1 class", "2 classes"."""
-    return f"{count} class" if count == 1 else f"{count} classes"
-
-
-def _listed(names: Sequence[str], most: int = 8) -> str:
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

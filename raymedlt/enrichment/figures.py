@@ -1,4 +1,4 @@
-"""Pictures and examples of the enrich job's page: flow of rows, additions, coverage, co-occurrence, timings."""
+"""Pictures and examples of the enrich job's page: flow of rows, additions, coverage, co-occurrence."""
 
 from __future__ import annotations
 
@@ -150,21 +150,6 @@ def cooccurrence(clusters: pa.Table, edges: pa.Table) -> Figure | None:
         " field is a pair seen too rarely together to vouch for an addition.",
         ticks={-2.0: "¼ ×", -1.0: "½ ×", 0.0: "chance", 1.0: "2 ×", 2.0: "4 ×"},
         limit=2.0,
-    )
-
-
-def timing_bars(timings: Mapping[str, float], startup_seconds: float) -> Figure:
-    """Seconds per stage, start-up apart in another colour."""
-    names = [*timings, "start-up (Ray, imports)"]
-    seconds = [*timings.values(), startup_seconds]
-    return bars(
-        names,
-        seconds,
-        caption=f"{sum(timings.values()):,.1f} s of work; {startup_seconds:,.1f} s of start-up, the same for any"
-        " amount of data, is listed apart.",
-        unit="seconds",
-        digits=1,
-        colours=[ACCENT] * len(timings) + [QUIET],
     )
 
 

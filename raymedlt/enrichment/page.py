@@ -10,14 +10,12 @@ import pyarrow.compute as pc
 
 from raymedlt.clustering.certificate import Certificate
 from raymedlt.clustering.fit import Clustering
-from raymedlt.config import EnrichConfig, config_hash
+from raymedlt.config import EnrichConfig, config_hash, flatten
 from raymedlt.enrichment.condition import condition_blocks
-from raymedlt.enrichment.figures import timing_bars
 from raymedlt.enrichment.sections import (
     Vectors,
     added_blocks,
     clusters_blocks,
-    configuration_blocks,
     examples_blocks,
     flow_blocks,
     graph_blocks,
@@ -25,10 +23,10 @@ from raymedlt.enrichment.sections import (
     of_section,
     percent,
     refused_blocks,
-    rejected_blocks,
 )
 from raymedlt.enrichment.trust import evidence_blocks
-from raymedlt.runreport.page import KeyFigure, KeyValues, Page, Section
+from raymedlt.runreport.about import configuration_blocks, rejected_blocks, time_bars
+from raymedlt.runreport.page import ROWS_SHOWN, KeyFigure, KeyValues, Page, Section
 
 GUARD_WORDS = {"contradicts": "would contradict", "restates": "already said"}
 
@@ -80,6 +78,7 @@ def enrichment_page(
     first = enriched.filter(pc.equal(enriched["variant"], 0))
     first_added = additions.filter(pc.equal(additions["variant"], 0))
     findings = of_section(clusters, "findings")
+    rejected_rows = [(row["row_id"], row["source"], row["reason"]) for row in rejected.slice(0, ROWS_SHOWN).to_pylist()]
     sections = [
         Section(title="From input to output", blocks=flow_blocks(counts, summary)),
         Section(title="Before and after", blocks=examples_blocks(first, first_added, findings, paths)),
@@ -96,9 +95,9 @@ def enrichment_page(
             title="Condition of the clustering",
             blocks=condition_blocks(sentences, clusters, certificates, clusterings or {}),
         ),
-        Section(title="Rejected rows", blocks=rejected_blocks(counts, rejected, paths)),
-        Section(title="Time", blocks=[timing_bars(timings, startup_seconds), KeyValues([("Embedding", precision)])]),
-        Section(title="Configuration", blocks=configuration_blocks(config)),
+        Section(title="Rejected rows", blocks=rejected_blocks(counts["rejected"], rejected_rows, paths)),
+        Section(title="Time", blocks=[time_bars(timings, startup_seconds), KeyValues([("Embedding", precision)])]),
+        Section(title="Configuration", blocks=configuration_blocks(flatten(config), flatten(EnrichConfig()))),
     ]
     with_findings, got = int(summary["with_findings"]), int(summary["enriched"])
     return Page(

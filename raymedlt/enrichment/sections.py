@@ -10,7 +10,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from raymedlt.config import EnrichConfig, flatten
+from raymedlt.config import EnrichConfig
 from raymedlt.enrichment.clustermap import cluster_map
 from raymedlt.enrichment.corpus import SECTIONS
 from raymedlt.enrichment.figures import (
@@ -180,35 +180,3 @@ def graph_blocks(clusters: pa.Table, edges: pa.Table, config: EnrichConfig, path
         f" {config.graph.min_support} training studies.{where}"
     )
     return [intro, figure] if figure else [intro]
-
-
-def rejected_blocks(counts: Mapping[str, Any], rejected: pa.Table, paths: Mapping[str, str]) -> list[Block]:
-    by_reason = dict(counts["rejected"])
-    if not by_reason:
-        return [Paragraph("No row was rejected.")]
-    total = sum(by_reason.values())
-    return [
-        KeyValues(
-            [(reason, f"{number:,}") for reason, number in sorted(by_reason.items(), key=lambda r: (-r[1], r[0]))]
-        ),
-        Table(
-            columns=[Column(name="Row", wide=True), Column(name="Source"), Column(name="Reason", wide=True)],
-            rows=[(row["row_id"], row["source"], row["reason"]) for row in rejected.slice(0, 500).to_pylist()],
-            total=total,
-            where=paths.get("rejected", ""),
-        ),
-    ]
-
-
-def configuration_blocks(config: EnrichConfig) -> list[Block]:
-    usual = flatten(EnrichConfig())
-    shown = {None: "default", "": "none", True: "yes", False: "no"}
-    rows = [
-        (
-            key,
-            shown[value] if value is None or isinstance(value, bool) or value == "" else str(value),
-            "" if value == usual[key] else f"changed; the default is {usual[key]}",
-        )
-        for key, value in flatten(config).items()
-    ]
-    return [KeyValues(rows)]

@@ -18,7 +18,7 @@ import pyarrow as pa
 from raymedlt.clustering.condensed import Branches, branches, tree_points
 from raymedlt.clustering.fit import Clustering
 from raymedlt.enrichment.clustermap import COLOURS
-from raymedlt.runreport.figures import FAINT, QUIET, base_layout, label
+from raymedlt.runreport.figures import QUIET, axis, base_layout, label
 from raymedlt.runreport.page import Figure
 
 MOST_CLUSTERS = 150  # more would be narrower than a few pixels each
@@ -202,7 +202,6 @@ def _hover(sign: str, whole: list[tuple[Any, ...]]) -> dict[str, Any]:
 
 def _layout(lowest: float, highest: float) -> dict[str, Any]:
     margin = 0.04 * (highest - lowest)
-    title = {"text": "distance at which sentences hold together", "font": {"color": FAINT, "size": 12}, "standoff": 10}
     return base_layout(
         showlegend=True,
         barmode="overlay",
@@ -210,11 +209,10 @@ def _layout(lowest: float, highest: float) -> dict[str, Any]:
         hovermode="closest",
         legend={"orientation": "h", "y": 1.0, "yanchor": "bottom", "x": 0},
         xaxis={"visible": False, "showgrid": False},
-        yaxis={
-            "title": title,
-            "range": [_short(max(lowest - margin, 0)), _short(highest + margin)],
-            "fixedrange": True,
-        },
+        yaxis=axis(
+            "distance at which sentences hold together",
+            range=[_short(max(lowest - margin, 0)), _short(highest + margin)],
+        ),
     )
 
 

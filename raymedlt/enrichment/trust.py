@@ -17,7 +17,7 @@ from raymedlt.enrichment.evidence import MEASURES, Point, against_labels, curve,
 from raymedlt.enrichment.sections import percent
 from raymedlt.enrichment.writing import NO_FINDINGS, OTHER_LANGUAGE, OTHER_SPLIT
 from raymedlt.reports.labels import scheme_of
-from raymedlt.runreport.figures import ACCENT, FAINT, INK, QUIET, base_layout
+from raymedlt.runreport.figures import ACCENT, INK, QUIET, axis, base_layout
 from raymedlt.runreport.page import Block, Column, Figure, Paragraph, Table
 
 SCHEME_NAMES = {"openi_mesh": "OpenI's MeSH codes", "padchest": "PadChest's labels", "chexpert": "CheXpert's labels",
@@ -158,22 +158,12 @@ def evidence_curve(curves: Mapping[str, Sequence[Point]], caption: str, y_title:
             "showlegend": False,
         }
     )
-    small = {"color": FAINT, "size": 12}
     layout = base_layout(
         margin={"t": 12, "r": 24},
         showlegend=True,
         legend={"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom", "font": {"size": 12}},
-        xaxis={
-            "title": {"text": "% of reports with findings that keep an addition", "font": small, "standoff": 10},
-            "range": [0, min(100.0, 108 * run.coverage)],
-            "fixedrange": True,
-        },
-        yaxis={
-            "title": {"text": y_title, "font": small, "standoff": 10},
-            "range": [-0.06 * top, top],
-            "fixedrange": True,
-            "ticksuffix": " %",
-        },
+        xaxis=axis("% of reports with findings that keep an addition", range=[0, min(100.0, 108 * run.coverage)]),
+        yaxis=axis(y_title, range=[-0.06 * top, top], ticksuffix=" %"),
     )
     return Figure(data=traces, layout=layout, caption=caption, height=380, least_width=520)
 

@@ -10,5 +10,6 @@ phantom*.py      chest X-rays drawn by code from label sets, with their reports
 preparing.py     label table and image files (or the phantom) to prepared shards
 arranging.py     classes, splits, leak check
 examples.py      rows beside their images
+lite0.py         pretrained weights that need no download
 stages.py        these as the first stages of a job
 """

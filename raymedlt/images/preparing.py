@@ -1,6 +1,6 @@
 """From a label table and image files, or the phantom, to prepared shards: what each stage does. No Ray in here.
 
-_work/labels/all.parquet        the label table, one row per image, as read
+_work/labels/all.parquet        the label table, one row per image, by id; synthetic ones behind, as in their files
 _work/images/<shard>.parquet    image_id, pixels (S*S bytes), sha256 of the file ("" for a phantom)
 rejected/*.parquet              what could not be used, and why
 """
@@ -8,14 +8,13 @@ rejected/*.parquet              what could not be used, and why
 from __future__ import annotations
 
 import re
-from collections import Counter
-from collections.abc import Mapping
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from raymedlt.errors import InputError
 from raymedlt.images.config import DataConfig, ImagesConfig
@@ -64,31 +63,30 @@ def read_source(config: DataConfig) -> Source:
     else:
         table = read_labels(config.labels)
         images, rejected, classes = table.images, table.rejected, table.classes
+    images = images.sort_by("image_id")
     if config.synthetic is not None:
         drawn_rows, unplanned = _synthetic_rows(config.synthetic, config.accepted_only, set(classes))
         images = pa.concat_tables([images, drawn_rows], promote_options="default")
         rejected = pa.concat_tables([rejected, unplanned])
-    return Source(images.sort_by("image_id"), rejected, classes)
+    return Source(images, rejected, classes)
 
 
 def _synthetic_rows(path: str, accepted_only: bool, classes: set[str]) -> tuple[pa.Table, pa.Table]:
     """Rows of jobs/synthesize.py: table `images` for what was drawn, table `plan` for its labels.
 
     Returns:
-        IMAGE_LABELS, and REJECTED for images that the plan does not know, whose label set names a class that the label
-        table does not know (they would be negatives of everything), or that are given twice.
+        IMAGE_LABELS in the order of the files, so that few of them hold a shard's rows, with "file:row" as `path`; and
+        REJECTED for images that the plan does not know, whose label set names a class that the label table does not
+        know (they would be negatives of everything), or that are given twice.
 
     Raises:
         InputError: no image is left.
     """
     storage = Storage.of(path)
-    images = storage.read_folder("images", ["row_id", "accepted"])
     labels = storage.read_folder("plan", ["row_id", "label_set"])
-    if accepted_only:
-        images = images.filter(images["accepted"])
     by_row = dict(zip(labels["row_id"].to_pylist(), labels["label_set"].to_pylist(), strict=True))
     rows, unplanned, seen = [], [], set()
-    for row in images["row_id"].to_pylist():
+    for place, row in _places(storage, accepted_only):
         name = f"{_SYNTHETIC}{row}"
         if row not in by_row:
             unplanned.append({"row_id": name, "source": "synthetic", "reason": "not in the table plan"})
@@ -101,7 +99,7 @@ def _synthetic_rows(path: str, accepted_only: bool, classes: set[str]) -> tuple[
         rows.append(
             {
                 "image_id": name, "study_id": "", "patient_id": name, "split": TRAIN, "view": "", "source": "synthetic",
-                "path": row, "labels": by_row[row], "uncertain": [], "unknown": [], "synthetic": True,
+                "path": place, "labels": by_row[row], "uncertain": [], "unknown": [], "synthetic": True,
             }
         )  # fmt: skip
     if not rows:
@@ -111,6 +109,15 @@ def _synthetic_rows(path: str, accepted_only: bool, classes: set[str]) -> tuple[
             "look at that run's page, or leave --synthetic.path out",
         )
     return pa.Table.from_pylist(rows, schema=IMAGE_LABELS), pa.Table.from_pylist(unplanned, schema=REJECTED)
+
+
+def _places(storage: Storage, accepted_only: bool) -> Iterator[tuple[str, str]]:
+    """Where each synthetic image lies, "file:row", and its row_id."""
+    for file in storage.list_files("images"):
+        if file.endswith(".parquet"):
+            for number, row in enumerate(storage.read_table(file, ["row_id", "accepted"]).to_pylist()):
+                if row["accepted"] or not accepted_only:
+                    yield f"{file}:{number}", row["row_id"]
 
 
 def shards_of(images: pa.Table, config: ImagesConfig) -> dict[str, tuple[int, int]]:
@@ -174,17 +181,17 @@ class PrepareShard:
         image = decode(data, max_pixels=own.max_pixels)
         return to_square(image, own.size, own.fit), sha256_of(data)
 
-    def _synthetic(self, wanted: list[str]) -> dict[str, bytes]:
-        """Bytes of the synthetic images of this shard."""
-        if not wanted or self.config.synthetic is None:
+    def _synthetic(self, places: list[str]) -> dict[str, bytes]:
+        """Bytes of the synthetic images at these places; a file is opened once, and only what lies between is read."""
+        if not places or self.config.synthetic is None:
             return {}
-        storage, names = Storage.of(self.config.synthetic), pa.array(wanted)
+        storage, files = Storage.of(self.config.synthetic), defaultdict[str, list[int]](list)
+        for place in places:
+            file, _, row = place.rpartition(":")
+            files[file].append(int(row))
         found: dict[str, bytes] = {}
-        for file in storage.list_files("images"):
-            if not file.endswith(".parquet"):
-                continue
-            here = pc.is_in(storage.read_table(file, ["row_id"])["row_id"], names)
-            if pc.any(here).as_py():  # pixels are read of files that hold some of these rows
-                for row in storage.read_table(file, ["row_id", "image"]).filter(here).to_pylist():
-                    found[row["row_id"]] = row["image"]["bytes"]
+        for file, rows in files.items():
+            first = min(rows)
+            images = storage.read_rows(file, first, max(rows) - first + 1)["image"]
+            found |= {f"{file}:{row}": images[row - first]["bytes"].as_py() for row in rows}
         return found

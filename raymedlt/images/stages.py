@@ -172,12 +172,12 @@ def data_parts(config: DataConfig, output: str) -> Iterator[str]:
         yield from (f"{name}:{size}" for name, size in images.sizes() if not name.startswith(own))
     if config.synthetic is not None:
         synthetic = Storage.of(config.synthetic)
-        names = [name for name in synthetic.list_files() if name.endswith(".parquet")]
-        if not names:
+        tables = [(name, size) for name, size in synthetic.sizes() if name.endswith(".parquet")]
+        if not tables:
             raise InputError(
                 f"synthetic.path is '{synthetic.uri}', which holds no Parquet files",
                 "the output folder of jobs/synthesize.py",
                 "check --synthetic.path",
             )
-        yield from (sha256_of(synthetic.read_bytes(name)) for name in names if name.startswith("plan/"))
-        yield from (f"{name}:{synthetic.size(name)}" for name in names)
+        yield from (sha256_of(synthetic.read_bytes(name)) for name, _ in tables if name.startswith("plan/"))
+        yield from (f"{name}:{size}" for name, size in tables)

@@ -14,6 +14,7 @@ from raymedlt.runreport.page import Figure
 
 INK, FAINT, GRID, SURFACE = "var(--ink)", "var(--ink-soft)", "var(--line)", "var(--surface)"
 ACCENT, QUIET, WARN = "var(--accent)", "var(--quiet)", "var(--refused)"
+LEGEND = {"orientation": "h", "x": 0, "y": 1.0, "yanchor": "bottom", "font": {"size": 12}}
 
 BAR_PIXELS = 26
 FLOW_GAP, FLOW_MARGIN = 18, 12  # pixels between the nodes of a flow, above and below it
@@ -54,6 +55,17 @@ def base_layout(**changes: Any) -> dict[str, Any]:
     return layout
 
 
+def axis(words: str, **more: Any) -> dict[str, Any]:
+    """An axis with a title, which can't be zoomed."""
+    return {"title": {"text": words, "font": {"color": FAINT, "size": 12}, "standoff": 10}, "fixedrange": True, **more}
+
+
+def upright(x: float, *, colour: str = INK, dash: str = "dash") -> dict[str, Any]:
+    """A thin line over the whole height of a figure, for a layout's "shapes"."""
+    line = {"color": colour, "width": 1, "dash": dash}
+    return {"type": "line", "x0": x, "x1": x, "yref": "paper", "y0": 0, "y1": 1, "line": line}
+
+
 def columns(
     names: Sequence[object], values: Sequence[float], *, caption: str, x_title: str, y_title: str, height: int = 300
 ) -> Figure:
@@ -74,16 +86,8 @@ def columns(
         layout=base_layout(
             bargap=0.25,
             margin={"t": 24},
-            xaxis={
-                "showgrid": False,
-                "title": {"text": x_title, "font": {"color": FAINT, "size": 12}, "standoff": 10},
-                "type": "category",
-                "fixedrange": True,
-            },
-            yaxis={
-                "title": {"text": y_title, "font": {"color": FAINT, "size": 12}, "standoff": 10},
-                "fixedrange": True,
-            },
+            xaxis=axis(x_title, showgrid=False, type="category"),
+            yaxis=axis(y_title),
         ),
         caption=caption,
         height=height,
@@ -122,12 +126,7 @@ def bars(
         layout=base_layout(
             bargap=0.3,
             margin={"r": 56},
-            xaxis={
-                "title": {"text": unit, "font": {"color": FAINT, "size": 12}, "standoff": 10},
-                "fixedrange": True,
-                "rangemode": "tozero",
-                "tickangle": 0,
-            },
+            xaxis=axis(unit, rangemode="tozero", tickangle=0),
             yaxis={
                 "autorange": "reversed",
                 "tickmode": "array",

@@ -6,26 +6,13 @@ nothing of a report's text.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-
-from raymedlt.synthesis.report import (
-    COPY,
-    NOT_PATIENTS,
-    PHANTOM,
-    REASONS,
-    UNDEFINED,
-    Figures,
-    Report,
-    capital,
-    kid,
-    number,
-)
+from raymedlt.runreport.markdown import bullets, data_files, escaped, header, in_code, table
+from raymedlt.runreport.words import capital
+from raymedlt.synthesis.report import Figures, Report
+from raymedlt.synthesis.report_words import COPY, MEASURES, NOT_PATIENTS, PHANTOM, REASONS, UNDEFINED, number
 from raymedlt.synthesis.warnings import warnings_of
 
 SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
-MEASURES = {
-    "precision": "precision", "recall": "recall", "density": "density", "coverage": "coverage", "ms_ssim": "MS-SSIM",
-}  # fmt: skip
 
 
 def data_card(report: Report, *, folder: str = "", license_words: str = "") -> str:
@@ -75,15 +62,10 @@ def generator_card(
 
 
 def _data_header(report: Report, license_words: str) -> str:
-    # With these `datasets.load_dataset(FOLDER, NAME)` finds the tables and not the run's own files.
-    tables = ["images", "plan"]
     size = next((words for most, words in SIZES if report.acceptance.whole < most), "n>1M")
-    return _yaml(
+    return header(
         {
-            "configs": [
-                {"config_name": name, "data_files": f"{name}/*.parquet", **({"default": True} if not place else {})}
-                for place, name in enumerate(tables)
-            ],
+            "configs": data_files(["images", "plan"]),
             "pretty_name": "Synthetic chest X-rays of rare classes",
             "task_categories": ["image-classification"],
             "size_categories": [size],
@@ -94,7 +76,7 @@ def _data_header(report: Report, license_words: str) -> str:
 
 
 def _generator_header(report: Report, adapters: bool, base_model: str, license_words: str) -> str:
-    return _yaml(
+    return header(
         {
             "library_name": "raymedlt" if adapters else "diffusers",
             "pipeline_tag": "text-to-image",
@@ -105,13 +87,6 @@ def _generator_header(report: Report, adapters: bool, base_model: str, license_w
         },
         license_words,
     )
-
-
-def _yaml(header: Mapping[str, object], license_words: str) -> str:
-    import yaml
-
-    full = {"license": license_words, **header} if license_words else dict(header)
-    return f"---\n{yaml.safe_dump(full, sort_keys=False, allow_unicode=True, width=1000)}---\n"
 
 
 # Parts of the data card
@@ -132,13 +107,13 @@ of them, each with `accepted`, `reasons` and `scores`; the table `plan` holds ea
 ## Use
 
 ```
-python jobs/classify.py --synthetic.path {_code(folder)}
+python jobs/classify.py --synthetic.path {in_code(folder)}
 ```
 
 ```python
 import datasets
 
-images = datasets.load_dataset("{_code(folder)}", "images", split="train")
+images = datasets.load_dataset("{in_code(folder)}", "images", split="train")
 images = images.filter(lambda row: row["accepted"])
 ```
 
@@ -155,33 +130,30 @@ def _classes(report: Report) -> str:
             f"{each.drawn:,}",
             f"{each.accepted:,}",
             f"{each.acceptance}",
-            *((str(each.truth.drawn), str(each.truth.accepted)) if each.truth else ("not measured", "not measured")),
         )
         for each in report.classes
     ]
-    head = ("class", "real training images", "planned", "drawn", "accepted", "acceptance (95 %)", "shown, all", "shown")
+    head = ("class", "real training images", "planned", "drawn", "accepted", "acceptance (95 %)")
     return f"""## Classes
 
-Every image is drawn for one class and may show others of its label set. "Shown": images that show the class according
-to a second classifier that has no part in the gate, of all drawn and of the accepted ones.
+Every image is drawn for one class and may show others of its label set.
 
-{_table(head, rows)}
+{table(head, rows)}
 """
 
 
 def _made_how(report: Report) -> str:
     plan, own = report.plan, report.generator
     reasons = [(name, f"{count:,}", REASONS.get(name, "")) for name, count in report.reasons().items()]
-    told = f"\n{_table(('refused for', 'images', 'meaning'), reasons)}\n" if reasons else ""
-    real = "" if own.images is None else f" It learnt from {own.images:,} real images."
+    told = f"\n{table(('refused for', 'images', 'meaning'), reasons)}\n" if reasons else ""
     return f"""## How they were made
 
-Real images: {_text(report.data)}. Generator: {_text(own.words)} (`{own.checkpoint_hash[:16]}`).{real}
+Real images: {escaped(report.data)}. Generator: {escaped(own.words)} (`{own.checkpoint_hash[:16]}`).
 The plan has {plan.rows:,} rows with {plan.label_sets:,} label sets, {plan.new_sets:,} of which no real training image
 has; the largest shift of a co-occurrence against the real images is {100 * plan.shift:.1f} points. An image follows
 from its row of the plan, the generator and the configuration alone.
 
-The gate's classifier was trained on real images only: {_text(report.classifier or "not told")}.
+The gate's classifier was trained on real images only: {escaped(report.classifier or "not told")}.
 {told}"""
 
 
@@ -191,7 +163,7 @@ def _likeness(report: Report) -> str:
         (
             name,
             f"{each.compared:,}",
-            _pair(each.synthetic, each.real, "kid"),
+            f"{each.synthetic.kid_words} ({each.real.kid_words})" if each.synthetic.kid is not None else UNDEFINED,
             *(_pair(each.synthetic, each.real, measure) for measure in MEASURES),
             each.why,
         )
@@ -199,15 +171,14 @@ def _likeness(report: Report) -> str:
     ]
     return f"""## How real, how varied
 
-Accepted images and as many held-out real ones, against the real training images; in brackets what the real ones get.
+Accepted images and as many held-out real ones, against the real training images of the class; in brackets what the real
+ones get. KID has its standard error. All together: equally many images of each class in every set.
 
-{_table(("class", "images of each", "KID", *MEASURES.values(), "not defined, because"), rows)}
+{table(("class", "images of each", "KID", *MEASURES.values(), "not defined, because"), rows)}
 """
 
 
 def _pair(own: Figures, real: Figures, measure: str) -> str:
-    if measure == "kid":
-        return f"{kid(own)} ({kid(real)})" if own.kid is not None else UNDEFINED
     value, floor = getattr(own, measure), getattr(real, measure)
     return UNDEFINED if value is None else f"{number(value)} ({number(floor)})"
 
@@ -233,7 +204,7 @@ was set on the same held-out images, so that the share of them below it is as wa
 
 Give away `images/` and `plan/` only. The other folders of the run hold real images, or vectors made from them.
 
-{_table(("what", "share (95 %)", "images"), rows)}
+{table(("what", "share (95 %)", "images"), rows)}
 
 The search finds training images that were moved, turned, mirrored, exposed otherwise, noised or stored as JPEG; it does
 not find a patch of one in an otherwise new image. An accepted image is no proof of privacy.
@@ -252,7 +223,7 @@ def _base(report: Report) -> str:
 
 def _generator(report: Report, folder: str, adapters: bool) -> str:
     own = report.generator
-    where = f'"{_code(own.base)}", adapters="{_code(folder)}"' if adapters else f'"{_code(folder)}"'
+    where = f'"{in_code(own.base)}", adapters="{in_code(folder)}"' if adapters else f'"{in_code(folder)}"'
     title = "What was learnt on top of a generator of chest X-rays" if adapters else "Generator of chest X-rays"
     parameters = "" if own.parameters is None else f", {own.parameters:,} parameters"
     return f"""# {title}
@@ -260,7 +231,7 @@ def _generator(report: Report, folder: str, adapters: bool) -> str:
 {NOT_PATIENTS}
 {PHANTOM if report.phantom else ""}
 
-{_text(capital(own.words))}{parameters}. It draws grey images of {own.size} x {own.size} pixels
+{escaped(capital(own.words))}{parameters}. It draws grey images of {own.size} x {own.size} pixels
 from short texts that name findings.
 
 ## Use
@@ -283,9 +254,8 @@ def _training(report: Report) -> str:
         for name, entries in report.curves.items()
         if entries
     ]
-    told = _table(("training of the", "steps", "first loss", "last loss"), rows) if rows else "Nothing was trained."
+    told = table(("training of the", "steps", "first loss", "last loss"), rows) if rows else "Nothing was trained."
     images = "" if own.images is None else f"{own.images:,} real training images: "
-    learnt = "" if own.trained is None else f" {own.trained:,} parameters learnt."
     method = f" Method: {own.method.replace('_', ' ')}." if own.method else ""
     held_out = ""
     if (loss := own.held_out) is not None:
@@ -295,7 +265,7 @@ def _training(report: Report) -> str:
         )
     return f"""## Training
 
-{images}{_text(report.data)}.{method}{learnt}
+{images}{escaped(report.data)}.{method}
 
 {told}
 {held_out}"""
@@ -311,8 +281,7 @@ def _limits(report: Report) -> str:
         "KID and its companions depend on the network that gives the features and on the number of images.",
         "Other scanners, views, ages and hospitals than the training data's are not drawn.",
     ]
-    lines = "\n".join(f"- {_text(line)}" for line in [*warnings_of(report), *own])
-    return f"## Limits\n\n{lines}\n"
+    return f"## Limits\n\n{bullets([*warnings_of(report), *own])}\n"
 
 
 def _made_by(report: Report) -> str:
@@ -321,22 +290,5 @@ def _made_by(report: Report) -> str:
 
 `jobs/synthesize.py` of raymedlt; the configuration is in config.yaml, contact sheets and curves are in report.html.
 
-{_table(("what", "which"), rows)}
+{table(("what", "which"), rows)}
 """
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table; bars and line ends in cells can't break it, nor can markup from a label table act."""
-    lines = [head, ["---"] * len(head), *([_text(cell).replace("|", "\\|") for cell in row] for row in rows)]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
-
-
-def _text(words: str) -> str:
-    """Words from outside on one line, without markup that could act."""
-    safe = " ".join(words.split()).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    return safe.replace("[", "\\[").replace("]", "\\]")
-
-
-def _code(words: str) -> str:
-    """Words from outside inside a block of code: on one line, without what ends the block or a string."""
-    return " ".join(words.split()).replace("`", "").replace('"', "").replace("\\", "/")

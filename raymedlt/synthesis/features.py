@@ -10,16 +10,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import timm
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import interpolate
 
 from raymedlt.classifier import Classifier
-from raymedlt.classifier.backbone import LITE0, LITE0_BACKBONE, build_backbone
-from raymedlt.classifier.config import ModelConfig
+from raymedlt.images.lite0 import LITE0_BACKBONE, packaged_lite0
 
 Bytes = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]
@@ -39,11 +40,14 @@ def lite0_features(images_NSS: Bytes, device: str = "cpu") -> Floats:
         MissingDependencyError: the package of the weights isn't installed.
     """
     network = _lite0(device)
+    mean_311, std_311 = (
+        torch.tensor(network.pretrained_cfg[name], device=device)[:, None, None] for name in ("mean", "std")
+    )
 
     def pooled(images_B1SS: Tensor) -> Tensor:
         size = (LITE0_SIZE, LITE0_SIZE)
         scaled = interpolate(images_B1SS, size, mode="bilinear", align_corners=False, antialias=True)
-        return network(scaled).mean(dim=(2, 3))  # type: ignore[no-any-return]
+        return network.forward_features((scaled - mean_311) / std_311).mean(dim=(2, 3))  # type: ignore[no-any-return]
 
     return _in_batches(pooled, images_NSS, device)
 
@@ -77,7 +81,8 @@ def _in_batches(pooled: Callable[[Tensor], Tensor], images_NSS: Bytes, device: s
 
 
 @lru_cache(maxsize=2)
-def _lite0(device: str) -> nn.Module:
+def _lite0(device: str) -> Any:
     with torch.random.fork_rng(devices=[]):  # the random start is replaced; the caller's generator stays as it is
-        backbone = build_backbone(ModelConfig(backbone=LITE0_BACKBONE, weights=LITE0))
-    return backbone.eval().to(device)
+        network = timm.create_model(LITE0_BACKBONE, pretrained=False, num_classes=0)
+    network.load_state_dict(packaged_lite0())
+    return network.eval().to(device)

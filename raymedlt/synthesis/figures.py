@@ -1,65 +1,68 @@
-"""Figures of the synthesize job's page: dots with intervals, the histogram of distances to real images, curves."""
+"""Figures of the synthesize job's page: acceptance, KID, distances to real images, curves."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 
-from raymedlt.runreport.figures import ACCENT, FAINT, INK, QUIET, WARN, base_layout, label
+from raymedlt.runreport.figures import ACCENT, LEGEND, QUIET, WARN, axis, base_layout, label, upright
+from raymedlt.runreport.forest import dots, forest
 from raymedlt.runreport.page import Figure
-from raymedlt.synthesis.report import Memorisation, number
+from raymedlt.synthesis.report import ClassReport, Likeness, Memorisation
 
 BINS = 60
 MOST_POINTS = 400  # of a training curve
 
 
-def dots(
-    names: Sequence[str],
-    values: Sequence[float | None],
-    ends: Sequence[tuple[float, float]],
-    *,
-    ticks: Sequence[float | None] = (),
-    line: float | None = None,
-    x_title: str,
-    layout: Mapping[str, Any],
-    caption: str,
-) -> Figure:
-    """A dot with its interval per name, the first on top; grey ticks and a dashed line to compare with."""
-    places = list(range(len(names)))
-    gaps = [(v - low, high - v) if v is not None else (0.0, 0.0) for v, (low, high) in zip(values, ends, strict=True)]
-    dots = {
-        "type": "scatter", "mode": "markers", "x": values, "y": places, "marker": {"color": ACCENT, "size": 9},
-        "error_x": {
-            "type": "data", "symmetric": False, "arrayminus": [low for low, _ in gaps], "array": [up for _, up in gaps],
-            "color": ACCENT, "thickness": 1.6, "width": 0,
-        },
-        "hovertext": [f"{label(name)}: {number(v)}" for name, v in zip(names, values, strict=True)],
-        "hoverinfo": "text",
-    }  # fmt: skip
-    grey = {
-        "type": "scatter", "mode": "markers", "x": list(ticks), "y": places, "hoverinfo": "skip",
-        "marker": {"symbol": "line-ns", "size": 12, "line": {"width": 2, "color": QUIET}},
-    }  # fmt: skip
-    return Figure(
-        data=[*([grey] if len(ticks) else []), dots],
-        layout=base_layout(
-            margin={"t": 12, "r": 20},
-            hovermode="closest",
-            shapes=[] if line is None else [_upright(line)],
-            xaxis={**_titled(x_title), **layout},
-            yaxis={
-                "range": [len(names) - 0.4, -0.6],
-                "tickvals": places,
-                "ticktext": [label(name, longest=40) for name in names],
-                "fixedrange": True,
-                "ticklabelstandoff": 6,
-            },
-        ),
-        caption=caption,
-        height=24 * len(names) + 110,
-        least_width=520,
+def acceptance_forest(classes: Sequence[ClassReport], low: float) -> Figure:
+    """Accepted share of each class with its interval; a dashed line at `low`."""
+    shares = [each.acceptance for each in classes]
+    return forest(
+        [
+            dots(
+                range(len(classes)),
+                [share.part / share.whole for share in shares],
+                [share.interval for share in shares],
+                hover=[f"{label(each.name)}: {share}" for each, share in zip(classes, shares, strict=True)],
+            )
+        ],
+        [f"{each.name} ({each.accepted:,} of {each.drawn:,})" for each in classes],
+        xaxis=axis("accepted share of the drawn images", range=[-0.01, 1.01], tickformat=".0%"),
+        lines=[upright(low)],
+        longest=40,
+        caption="Acceptance by class with its 95 % interval (Wilson), the rarest class on top. Left of the dashed line"
+        f" ({100 * low:.0f}\u00a0%) the gate keeps only what the classifier finds easy.",
+    )
+
+
+def kid_forest(measured: Mapping[str, Likeness]) -> Figure:
+    """KID of accepted and of real images, one above the other in each row."""
+    traces = []
+    for name, own, colour, shift in (
+        ("real images", [each.real for each in measured.values()], QUIET, -0.14),
+        ("accepted images", [each.synthetic for each in measured.values()], ACCENT, 0.14),
+    ):
+        kids = [math.nan if each.kid is None else each.kid for each in own]
+        errors = [math.nan if each.kid_error is None else 2 * each.kid_error for each in own]
+        traces.append(
+            dots(
+                [row + shift for row in range(len(own))],
+                kids,
+                [(kid - error, kid + error) for kid, error in zip(kids, errors, strict=True)],
+                hover=[f"{label(row)}, {name}: {each.kid_words}" for row, each in zip(measured, own, strict=True)],
+                name=name,
+                colour=colour,
+            )
+        )
+    return forest(
+        traces,
+        list(measured),
+        xaxis=axis("KID"),
+        caption="KID of the accepted images and of as many held-out real images, with two standard errors either way."
+        " The scale depends on the network that gives the features: compare a dot with the grey one, not with other"
+        " papers.",
     )
 
 
@@ -88,10 +91,10 @@ def ratio_histogram(own: Memorisation) -> Figure:
             margin={"t": 12, "r": 20},
             showlegend=True,
             hovermode="closest",
-            legend={"orientation": "h", "x": 0, "y": 1.0, "yanchor": "bottom", "font": {"size": 12}},
-            shapes=[_upright(own.threshold)],
-            xaxis={**_titled("distance to the nearest training image, 1: usual for a real image"), "range": [0, top]},
-            yaxis={**_titled("share of the images"), "tickformat": ".0%", "rangemode": "tozero"},
+            legend=LEGEND,
+            shapes=[upright(own.threshold)],
+            xaxis=axis("distance to the nearest training image, 1: usual for a real image", range=[0, top]),
+            yaxis=axis("share of the images", tickformat=".0%", rangemode="tozero"),
         ),
         caption="How close images come to a training image. Left of the dashed line they are refused as copies. A"
         " generator that remembers its training images puts synthetic images left of the real ones.",
@@ -105,7 +108,7 @@ def training_curve(name: str, entries: Sequence[Mapping[str, float]]) -> Figure:
     shown = entries[:: -(-len(entries) // MOST_POINTS)]
     losses = [each["loss"] for each in shown]
     steep = min(losses) > 0 and max(losses) > 10 * min(losses)
-    scale = {"type": "log", "dtick": "D2"} if steep else {"rangemode": "tozero"}
+    scale = {"type": "log", "tickvals": _log_ticks(min(losses), max(losses))} if steep else {"rangemode": "tozero"}
     return Figure(
         data=[
             {
@@ -117,8 +120,8 @@ def training_curve(name: str, entries: Sequence[Mapping[str, float]]) -> Figure:
         layout=base_layout(
             margin={"t": 12, "r": 12},
             hovermode="x",
-            xaxis=_titled("step"),
-            yaxis={**_titled("training loss"), **scale},
+            xaxis=axis("step", tickformat=","),
+            yaxis=axis("training loss", **scale),
         ),
         caption=f"Training of the {name}: mean loss between two reports.",
         height=280,
@@ -126,10 +129,7 @@ def training_curve(name: str, entries: Sequence[Mapping[str, float]]) -> Figure:
     )  # fmt: skip
 
 
-def _upright(x: float) -> dict[str, Any]:
-    line = {"color": INK, "width": 1, "dash": "dash"}
-    return {"type": "line", "x0": x, "x1": x, "yref": "paper", "y0": 0, "y1": 1, "line": line}
-
-
-def _titled(words: str) -> dict[str, Any]:
-    return {"title": {"text": words, "font": {"color": FAINT, "size": 12}, "standoff": 10}, "fixedrange": True}
+def _log_ticks(low: float, high: float) -> list[float]:
+    """1, 2 and 5 times powers of ten; plotly leaves the power out."""
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    return [float(f"{digit}e{power}") for power in powers for digit in (1, 2, 5)]

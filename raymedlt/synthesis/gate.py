@@ -162,7 +162,11 @@ class Gate:
         thousands of training images, of which 8 are for the features; see `CopySearch.nearest` for more of them.
         """
         judged = self.judge(images, label_sets, targets)
-        return self.without_repeats(judged.verdicts, judged.vectors_BD)
+        again = self.are_repeats(judged.vectors_BD, np.array([verdict.accepted for verdict in judged.verdicts], bool))
+        return [
+            Verdict(False, [REPEAT], verdict.scores, verdict.nearest) if repeat else verdict
+            for verdict, repeat in zip(judged.verdicts, again.tolist(), strict=True)
+        ]
 
     def judge(
         self,
@@ -189,17 +193,9 @@ class Gate:
             vectors[rows] = self.copies.fingerprint.vectors(readable)
         return Judged(verdicts, vectors)
 
-    def without_repeats(self, verdicts: Sequence[Verdict], vectors_BD: Floats) -> list[Verdict]:
-        """The same verdicts, but an accepted image that repeats an earlier accepted one is refused.
-
-        Closer than `CopySearch.closest` counts as a repeat. See `copies.repeats`.
-        """
-        standing = np.array([verdict.accepted for verdict in verdicts], bool)
-        same = repeats(vectors_BD, standing, self.copies.closest)
-        return [
-            verdict if row < 0 else Verdict(False, [REPEAT], verdict.scores, verdict.nearest)
-            for verdict, row in zip(verdicts, same.tolist(), strict=True)
-        ]
+    def are_repeats(self, vectors_BD: Floats, accepted_B: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+        """Which accepted images repeat an earlier accepted one: closer than `CopySearch.closest` (see `repeats`)."""
+        return repeats(vectors_BD, accepted_B, self.copies.closest) >= 0
 
     def _judge(
         self, images_BSS: Bytes, label_sets: Sequence[Sequence[str]], targets: Sequence[str | None]

@@ -26,7 +26,7 @@ from raymedlt.schema import SYNTHETIC_IMAGES, TEST, TRAIN, VALIDATION
 from raymedlt.shards import ShardFunction
 from raymedlt.storage import Storage
 from raymedlt.synthesis.config import SynthesizeConfig
-from raymedlt.synthesis.gate import Gate, Verdict
+from raymedlt.synthesis.gate import REPEAT, Gate, Verdict
 from raymedlt.synthesis.gate_folder import CLASSIFIER_ABOUT, below, classifier_files
 from raymedlt.synthesis.teaching import entries_of
 
@@ -148,7 +148,7 @@ class Judge:
                 pa.field("fingerprint", pa.list_(pa.float32(), width)),
             ]
         )
-        entry = storage.write_table(f"_work/judged/{shard}.parquet", pa.Table.from_pylist(rows, schema=schema))
+        entry = storage.write_table(_judged(shard), pa.Table.from_pylist(rows, schema=schema))
         summary = {"rows": len(rows), "accepted": sum(row["accepted"] for row in rows)}
         self.handle.commit(JUDGE, shard, [entry], summary)
         return summary
@@ -157,46 +157,46 @@ class Judge:
 def accept(shards: Sequence[str], gate: Gate, ledger: Ledger) -> dict[str, Any]:
     """Look for repeats over all shards, and write the table `images`; counts of what was accepted and refused.
 
-    Holds the fingerprints of all images: 512 bytes each at their default length.
+    Holds the fingerprints of all images, 512 bytes each at their default length, and the images of one shard.
     """
     known = ledger.done(ACCEPT, "images")
     if known is not None:
         return known
-    storage = ledger.storage
-    judged = [storage.read_table(f"_work/judged/{shard}.parquet") for shard in shards]
+    storage, fields = ledger.storage, ["accepted", "fingerprint"]
+    judged = [storage.read_table(_judged(shard), fields) for shard in shards]
+    accepted = np.concatenate([table["accepted"].to_numpy() for table in judged])
     vectors = np.concatenate(
         [table["fingerprint"].combine_chunks().flatten().to_numpy().reshape(table.num_rows, -1) for table in judged]
     )
-    verdicts = gate.without_repeats([each for table in judged for each in _verdicts(table)], vectors)
-    entries, reasons, start = [], Counter[str](), 0
-    for shard, table in zip(shards, judged, strict=True):
-        own = verdicts[start : start + table.num_rows]
-        start += table.num_rows
+    del judged
+    again = gate.are_repeats(vectors, accepted)
+    entries, counts, start = [], Counter[str](), 0
+    for shard in shards:
+        table = storage.read_table(_judged(shard), ["reasons", "scores"])
         drawn = storage.read_table(f"_work/drawn/{shard}.parquet", ["row_id", "image", "sha256"])
+        own = slice(start, start + table.num_rows)
+        start = own.stop
+        reasons = [[REPEAT] if n else r for n, r in zip(again[own].tolist(), table["reasons"].to_pylist(), strict=True)]
         columns = {
             **{name: drawn[name] for name in drawn.column_names},
-            "accepted": pa.array([each.accepted for each in own], pa.bool_()),
-            "reasons": pa.array([each.reasons for each in own], pa.list_(pa.string())),
+            "accepted": pa.array(accepted[own] & ~again[own]),
+            "reasons": pa.array(reasons, pa.list_(pa.string())),
             "scores": table["scores"],
-            "synthetic": pa.array([True] * len(own), pa.bool_()),
+            "synthetic": pa.array([True] * table.num_rows, pa.bool_()),
         }
         images = pa.table({name: columns[name] for name in SYNTHETIC_IMAGES.names}).cast(SYNTHETIC_IMAGES)
         entries.append(storage.write_table(f"images/{shard}.parquet", images))
-        reasons.update(reason.split(":")[0] for each in own for reason in each.reasons)
-    accepted = sum(each.accepted for each in verdicts)
-    summary = {"drawn": len(verdicts), "accepted": accepted, "reasons": dict(sorted(reasons.items()))}
+        counts.update(reason.split(":")[0] for each in reasons for reason in each)
+    summary = {
+        "drawn": len(accepted), "accepted": int((accepted & ~again).sum()), "reasons": dict(sorted(counts.items())),
+    }  # fmt: skip
     ledger.commit(ACCEPT, "images", entries, summary)
     return summary
 
 
+def _judged(shard: str) -> str:
+    return f"_work/judged/{shard}.parquet"
+
+
 def _scores(verdict: Verdict) -> list[dict[str, Any]]:
     return [{"name": name, "value": value} for name, value in sorted(verdict.scores.items())]
-
-
-def _verdicts(table: pa.Table) -> list[Verdict]:
-    return [
-        Verdict(
-            row["accepted"], row["reasons"], {each["name"]: each["value"] for each in row["scores"]}, row["nearest"]
-        )
-        for row in table.select(["accepted", "reasons", "scores", "nearest"]).to_pylist()
-    ]

@@ -8,7 +8,7 @@ from __future__ import annotations
 import heapq
 import io
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,16 +21,18 @@ from raymedlt.schema import TRAIN, VALIDATION
 from raymedlt.seeds import generator
 from raymedlt.storage import Storage
 from raymedlt.synthesis.features import lite0_features
+from raymedlt.synthesis.fingerprint import reduced
 from raymedlt.synthesis.gate import Gate
 from raymedlt.synthesis.plan import Plan
-from raymedlt.synthesis.quality import compare
+from raymedlt.synthesis.planted import COMBINED, plant
+from raymedlt.synthesis.quality import NEIGHBOURS, compare
 from raymedlt.synthesis.report import ClassReport, Figures, Likeness, Memorisation, Share
-from raymedlt.synthesis.sheets import kind_of
+from raymedlt.synthesis.report_words import kind_of
 
 MOST = 300
 """Images of a class that figures compare, at most."""
 RATIOS = 2000
-"""Copy ratios of drawn images that the page shows, at most; of held-out ones a fifth."""
+"""Copy ratios of drawn images that the page shows, at most; of held-out ones a fifth, of planted ones a tenth."""
 
 
 @dataclass
@@ -133,7 +135,9 @@ def likenesses(found: Found, examples: Examples, *, seed: int, device: str) -> t
     """Of all accepted images, and of each class that has some: beside as many held-out real images of the class.
 
     Classes with many real images are represented by MOST drawn at random, accepted images by the first MOST of the
-    plan, whose order says nothing about them. About 8 ms an image for the features.
+    plan, whose order says nothing about them. All together: the three sets have equally many images of each class, so
+    that a difference in how common classes are is none in how real the images look. About 8 ms an image for the
+    features.
     """
     if not found.images:
         return Likeness(why="no accepted image"), {}
@@ -141,12 +145,39 @@ def likenesses(found: Found, examples: Examples, *, seed: int, device: str) -> t
     features = lite0_features(synthetic, device).astype(np.float64)
     targets = np.array(found.targets, object)
     real = _Real(examples, seed, device)
-    every = _likeness(real, None, features, synthetic, seed)
-    each = {
-        name: _likeness(real, name, features[targets == name], synthetic[targets == name], seed)
+    rows = {
+        name: [real.rows(TRAIN, name), real.rows(VALIDATION, name), np.flatnonzero(targets == name)]
         for name in dict.fromkeys(found.targets)
     }
-    return every, each
+
+    def likeness(key: str, sets: Sequence[Rows]) -> Likeness:
+        train, held_out, own = sets
+        if min(map(len, sets)) <= NEIGHBOURS:
+            counts = f"{len(train)} real training, {len(held_out)} held-out and {len(own)} accepted images"
+            return Likeness(why=f"{counts} {'show it' if key else 'in equal shares of the classes'}")
+        own_figures, floor, compared = compare(
+            real.take(train), real.take(held_out), (features[own], synthetic[own]), seed=seed, key=key
+        )
+        return Likeness(synthetic=Figures.of(own_figures), real=Figures.of(floor), compared=compared)
+
+    return likeness("", same_mix(rows)), {name: likeness(name, sets) for name, sets in rows.items()}
+
+
+def same_mix(rows: Mapping[str, Sequence[Rows]]) -> list[Rows]:
+    """Rows of several sets, as many of each class from one set as from any other.
+
+    Args:
+        rows: class -> of each set the rows that show it, in an order that says nothing about them.
+
+    A row that shows several classes stands for one of them; the class with the fewest rows chooses first.
+    """
+    chosen: list[list[int]] = [[] for _ in next(iter(rows.values()), ())]
+    for name in sorted(rows, key=lambda name: (min(map(len, rows[name])), name)):
+        free = [each[~np.isin(each, taken)] for each, taken in zip(rows[name], chosen, strict=True)]
+        count = min(map(len, free))
+        for taken, each in zip(chosen, free, strict=True):
+            taken.extend(each[:count].tolist())
+    return [np.array(each, np.int64) for each in chosen]
 
 
 class _Real:
@@ -156,50 +187,47 @@ class _Real:
         self.examples, self.seed, self.device = examples, seed, device
         self.known: dict[int, npt.NDArray[np.float32]] = {}
 
-    def take(self, split: str, class_name: str | None) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.uint8]]:
-        """Features and images of a class (or of all) in a split; MOST of them, drawn at random."""
+    def rows(self, split: str, class_name: str) -> Rows:
+        """MOST images of a split that show the class, drawn at random."""
+        number = self.examples.classes.index(class_name)
         rows = self.examples.rows(split)
-        if class_name is not None:
-            number = self.examples.classes.index(class_name)
-            rows = rows[(self.examples.labels_NC[rows, number] > 0) & self.examples.known_NC[rows, number]]
-        chosen = np.sort(generator(self.seed, "likeness", split, class_name or "").permutation(len(rows))[:MOST])
-        rows = rows[chosen]
+        rows = rows[(self.examples.labels_NC[rows, number] > 0) & self.examples.known_NC[rows, number]]
+        chosen: Rows = rows[generator(self.seed, "likeness", split, class_name).permutation(len(rows))[:MOST]]
+        return chosen
+
+    def take(self, rows: Rows) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.uint8]]:
+        """Features and images, sorted by row."""
+        rows = np.sort(rows)
         missing: Rows = np.array([row for row in rows.tolist() if row not in self.known], np.int64)
         if len(missing):
             new = lite0_features(self.examples.pixels.take(missing), self.device)
             self.known |= dict(zip(missing.tolist(), new, strict=True))
-        found = [self.known[row] for row in rows.tolist()]
-        features = np.stack(found) if found else np.zeros((0, 1))
-        return features.astype(np.float64), self.examples.pixels.take(rows)
-
-
-def _likeness(
-    real: _Real, name: str | None, features: npt.NDArray[np.float64], images: npt.NDArray[np.uint8], seed: int
-) -> Likeness:
-    train, held_out = real.take(TRAIN, name), real.take(VALIDATION, name)
-    few = min(len(train[0]), len(held_out[0]), len(features))
-    if few <= 5:
-        counts = f"{len(train[0])} real training, {len(held_out[0])} held-out and {len(features)} accepted images"
-        return Likeness(why=f"{counts} show it")
-    own, floor, compared = compare(train, held_out, (features, images), seed=seed, key=name or "")
-    return Likeness(synthetic=Figures.of(own), real=Figures.of(floor), compared=compared)
+        return np.stack([self.known[row] for row in rows.tolist()]).astype(np.float64), self.examples.pixels.take(rows)
 
 
 def memorisation(found: Found, gate: Gate, examples: Examples, seed: int) -> Memorisation:
-    """Ratios of drawn and of held-out real images, and how the search did on planted copies when it was fitted."""
-    rows = examples.rows(VALIDATION)
-    chosen = np.sort(generator(seed, "memorisation", "held out").permutation(len(rows))[: RATIOS // 5])
-    nearest = gate.copies.nearest(examples.pixels.take(rows[chosen]))
-    trial = gate.about["trial"]
-    refused = int(gate.copies.are_copies(nearest).sum())
+    """Ratios of drawn, of held-out real and of planted images, and how the search did when it was fitted.
+
+    The planted ones are as those of the search's own trial (see copies.py), but fewer and drawn anew.
+    """
+    held_out = _some(examples.rows(VALIDATION), RATIOS // 5, seed, "held out")
+    nearest = gate.copies.nearest(examples.pixels.take(np.sort(held_out)))
+    rng = generator(seed, "memorisation", "planted")
+    originals = examples.pixels.take(np.sort(_some(examples.rows(TRAIN), RATIOS // 10, seed, "originals")))
+    planted = [plant(reduced(image), COMBINED[n % len(COMBINED)], rng) for n, image in enumerate(originals)]
     ratios = np.array(found.ratios)
-    ratios = ratios[np.isfinite(ratios)]
-    if len(ratios) > RATIOS:
-        ratios = ratios[generator(seed, "memorisation", "drawn").permutation(len(ratios))[:RATIOS]]
+    trial = gate.about["trial"]
     return Memorisation(
-        threshold=gate.copies.threshold, synthetic_N=ratios, held_out_N=gate.copies.ratios(nearest),
-        caught=Share(int(trial["caught"]), int(trial["planted"])), false_refusals=Share(refused, len(chosen)),
+        threshold=gate.copies.threshold, synthetic_N=_some(ratios[np.isfinite(ratios)], RATIOS, seed, "drawn"),
+        held_out_N=gate.copies.ratios(nearest),
+        planted_N=gate.copies.ratios(gate.copies.nearest(np.stack(planted))),
+        caught=Share(int(trial["caught"]), int(trial["planted"])),
+        false_refusals=Share(int(gate.copies.are_copies(nearest).sum()), len(held_out)),
     )  # fmt: skip
+
+
+def _some(values: npt.NDArray[Any], most: int, seed: int, key: str) -> npt.NDArray[Any]:
+    return values[generator(seed, "memorisation", key).permutation(len(values))[:most]]
 
 
 def _finite(value: Any) -> float | None:

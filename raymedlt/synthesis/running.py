@@ -6,11 +6,14 @@ labels -> prepare -> arrange -> classifier -> gate -> learn -> plan -> draw -> j
 from __future__ import annotations
 
 import contextlib
+import gc
 import math
 import os
 import time
 from collections.abc import Callable
 from typing import Any
+
+import torch
 
 from raymedlt.classifier import ClassifyConfig, train_classifier
 from raymedlt.classifier.config import EvaluationConfig, ModelConfig, TrainingConfig
@@ -254,6 +257,9 @@ class _Run:
         return self.always_ray or self.config.machine.replicas > 1
 
     def _connect(self) -> Cluster:
+        """Ray. Its processes work on the GPUs from here on: this one gives back what it keeps of them."""
+        gc.collect()
+        torch.cuda.empty_cache()
         if self.ray is None:
             with self.progress.stage("start Ray"):
                 self.ray = self.stack.enter_context(connect(max(self.workers, self.config.machine.replicas)))

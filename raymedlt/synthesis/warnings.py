@@ -2,37 +2,29 @@
 
 from __future__ import annotations
 
-from raymedlt.synthesis.report import (
-    COPY,
-    FEW_ACCEPTED,
-    FEW_COMPARED,
-    FEW_VALIDATION,
-    KID_FAR,
-    LEAST_CAUGHT,
-    LOW_ACCEPTANCE,
-    MANY_REPEATS,
-    NOT_PATIENTS,
-    PHANTOM,
-    REPEAT,
-    SAMENESS,
-    SHIFTED,
-    ClassReport,
-    Likeness,
-    Report,
-    Share,
-    class_count,
-    listed,
-)
+from raymedlt.runreport.words import class_count, listed
+from raymedlt.synthesis.report import ClassReport, Likeness, Report, Share
+from raymedlt.synthesis.report_words import COPY, NOT_PATIENTS, PHANTOM, REPEAT
+
+LOW_ACCEPTANCE = 0.2
+FEW_ACCEPTED = 50
+FEW_VALIDATION = 30  # real validation images of a class: fewer, and its thresholds are a guess
+FEW_COMPARED = 50  # images of each set behind KID and its companions
+KID_FAR = 5.0  # times the floor
+SAMENESS = 0.1  # MS-SSIM above the real one
+SHIFTED = 0.1  # of a conditional probability, by the plan
+LEAST_CAUGHT = 0.99
+MANY_REPEATS = 0.05
 
 
 def warnings_of(report: Report) -> list[str]:
     """What to distrust, the gravest first."""
-    found = [NOT_PATIENTS, *([PHANTOM] if report.phantom else []), *report.warnings]
+    found = [NOT_PATIENTS, *([PHANTOM] if report.phantom else [])]
     found += [*_about_acceptance(report), *_about_copies(report), *_about_likeness(report), *_about_gate(report)]
     held_out = report.generator.held_out
-    if held_out is not None and not held_out.better:
+    if held_out is not None and held_out.after >= held_out.before:
         found.append(
-            "Learning did not clearly lower the denoising loss on held-out real images"
+            "Learning did not lower the denoising loss on held-out real images"
             f" ({held_out.before:.4g} before, {held_out.after:.4g} after)."
         )
     if report.plan.shift > SHIFTED:
@@ -42,7 +34,7 @@ def warnings_of(report: Report) -> list[str]:
             " real images: a classifier may learn that."
         )
     if rows := sum(report.rejected.values()):
-        found.append(f"{rows:,} rows of the label table were rejected; their reasons are in the table `rejected`.")
+        found.append(f"{rows:,} rows of the label table were rejected, each with a reason.")
     return found
 
 
@@ -96,7 +88,7 @@ def _about_copies(report: Report) -> list[str]:
 def _about_likeness(report: Report) -> list[str]:
     every = [("all classes together", report.likeness), *((each.name, each.likeness) for each in report.classes)]
     found = []
-    if far := [name for name, each in every if each.far]:
+    if far := [name for name, each in every if is_far(each)]:
         found.append(
             f"KID is more than {KID_FAR:g} times what real images get (or that figure's noise) for {listed(far)}: the"
             " images differ visibly to the network that gives the features."
@@ -107,9 +99,17 @@ def _about_likeness(report: Report) -> list[str]:
         found.append(
             f"KID and its companions rest on fewer than {FEW_COMPARED} images a set for {listed(few)}: mostly noise."
         )
-    if undefined := [name for name, each in every if each.synthetic.kid is None]:
+    if undefined := [each.name for each in report.classes if each.accepted and each.likeness.synthetic.kid is None]:
         found.append(f"KID and its companions are not defined for {listed(undefined)}: see How real, how varied.")
     return found
+
+
+def is_far(likeness: Likeness) -> bool:
+    """KID is more than KID_FAR times the floor, or times the floor's own noise where that is larger."""
+    own, real = likeness.synthetic, likeness.real
+    if own.kid is None or real.kid is None:
+        return False
+    return own.kid > KID_FAR * max(abs(real.kid), 2 * (real.kid_error or 0.0))
 
 
 def _uniform(likeness: Likeness) -> bool:
@@ -121,8 +121,15 @@ def _uniform(likeness: Likeness) -> bool:
 
 def _about_gate(report: Report) -> list[str]:
     found = []
+    if lost := [each.name for each in report.classes if each.validation is not None and each.threshold is None]:
+        found.append(
+            f"{class_count(len(lost))} with too few real validation images for a threshold: {listed(lost)}. The gate"
+            " refuses every image for them."
+        )
     if few := [
-        each.name for each in report.classes if each.validation is not None and each.validation < FEW_VALIDATION
+        each.name
+        for each in report.classes
+        if each.validation is not None and each.threshold is not None and each.validation < FEW_VALIDATION
     ]:
         found.append(
             f"{class_count(len(few))} whose thresholds rest on fewer than {FEW_VALIDATION} real validation images:"

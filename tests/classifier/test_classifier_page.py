@@ -12,7 +12,7 @@ import pytest
 import yaml
 from PIL import Image
 
-from raymedlt.classifier.attentionmaps import for_the_page, overlay
+from raymedlt.classifier.attentionmaps import overlay
 from raymedlt.classifier.card import model_card
 from raymedlt.classifier.config import ClassifyConfig
 from raymedlt.classifier.confusion import call_rates, outranked
@@ -27,6 +27,7 @@ from raymedlt.classifier.report import (
     Reliability,
     Report,
     SplitCounts,
+    WorthRow,
     judged,
     undefined_classes,
     warnings_of,
@@ -275,12 +276,6 @@ def test_overlay_colours_where_the_map_is_high_and_leaves_the_rest():
     assert (grey == 120).all()
 
 
-def test_large_images_are_shrunk_for_the_page_and_small_ones_are_not():
-    assert for_the_page(np.zeros((512, 384), np.uint8)).shape == (160, 120)
-    small = np.arange(64 * 64, dtype=np.uint8).reshape(64, 64)
-    assert (for_the_page(small) == small).all()
-
-
 def test_circle_puts_what_goes_together_side_by_side():
     rng = np.random.default_rng(1)
     mixed = rng.permutation(12)
@@ -348,3 +343,20 @@ def test_card_has_a_header_figures_limits_and_no_ids(report):
     assert "phantom-0" not in card  # image ids
     assert "a.png" not in card
     assert not re.findall(r"\bnan\b", card, re.IGNORECASE)
+
+
+def test_what_synthetic_images_are_worth(report):
+    assert "synthetic images are worth" not in classifier_page(report)
+    rows = [
+        WorthRow(use="mix", tail=Estimate(0.41, 0.35, 0.47), macro=Estimate(0.53), seeds=[0.4, 0.42]),
+        WorthRow(
+            use="real-images-again", tail=Estimate(0.38, 0.32, 0.44), macro=Estimate(0.52), seeds=[0.371, 0.389],
+            tail_difference=Estimate(-0.03, -0.05, -0.01),
+        ),
+    ]  # fmt: skip
+    told = dataclasses.replace(report, worth=rows)
+    page, card = classifier_page(told), model_card(told)
+    assert "2 networks each" in page
+    assert "0.371 0.389" in page
+    assert "0.030 (-0.050 to -0.010)" in page.replace("\u2212", "-")
+    assert "real-images-again" in card

@@ -14,7 +14,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from raymedlt.classifier.backbone import LITE0, LITE0_BACKBONE, Backbone, packaged_lite0
+from raymedlt.classifier.backbone import LITE0, Backbone
 from raymedlt.classifier.config import ModelConfig
 from raymedlt.classifier.label_graph import cooccurrence_adjacency
 from raymedlt.classifier.model import (
@@ -26,6 +26,7 @@ from raymedlt.classifier.model import (
     to_safetensors,
 )
 from raymedlt.errors import ConfigError, InputError
+from raymedlt.images.lite0 import LITE0_BACKBONE, packaged_lite0
 
 CLASSES = ["effusion", "mass", "hernia"]
 Y = np.array([[1, 1, 0], [1, 0, 0], [1, 1, 0], [0, 0, 1], [1, 0, 1]])
@@ -418,7 +419,7 @@ def test_packaged_efficientnet_lite0() -> None:
     features = model.backbone(picture)
     torch.testing.assert_close(features, expected, atol=1e-4, rtol=1e-4)
     assert features.std() > 0.1
-    assert not [name for name in packaged_lite0() if name.startswith("network._")]
+    assert not [name for name in packaged_lite0() if name.startswith("_")]
 
 
 def test_packaged_weights_want_their_network() -> None:

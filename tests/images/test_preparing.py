@@ -202,13 +202,29 @@ def test_synthetic_images_are_training_rows_behind_the_real_ones(files, syntheti
     assert source.rejected.to_pylist()[1:] == [
         {"row_id": "synthetic-r4", "source": "synthetic", "reason": "not in the table plan"}
     ]
-    assert {"row_id": "synthetic-r2", "source": "r2", "reason": "empty file"} in rejected.to_pylist()
+    assert {"row_id": "synthetic-r2", "source": "images/1.parquet:0", "reason": "empty file"} in rejected.to_pylist()
     table = pa.concat_tables(images)
     pixels = dict(zip(table["image_id"].to_pylist(), pixels_of(table, 32), strict=True))
     for number in (0, 3):
         expected = np.asarray(Image.open(tmp_path / f"synthetic-{number}.png"))
         np.testing.assert_array_equal(pixels[f"synthetic-r{number}"], expected)
     assert len(pixels) == 5 + 2
+
+
+def test_a_shard_opens_only_the_files_that_hold_its_images(files, synthetic, tmp_path):
+    (synthetic / "images" / "0.parquet").rename(synthetic / "images" / "2.parquet")
+    config = dataclasses.replace(
+        files, images=dataclasses.replace(files.images, shard_images=3), synthetic=str(synthetic)
+    )
+    images, storage = read_source(config).images, Storage.of(str(tmp_path / "run"))
+    assert images["image_id"].to_pylist()[6:] == ["6.png", "synthetic-r2", "synthetic-r3", "synthetic-r0"]
+    storage.write_table(LABELS_FILE, images)
+    shards = shards_of(images, config.images)
+    prepare_shard = PrepareShard(LedgerHandle(storage), config, shards)
+    (synthetic / "images" / "1.parquet").unlink()
+    assert prepare_shard(list(shards)[3])["kept"] == 1
+    with pytest.raises(FileNotFoundError):
+        prepare_shard(list(shards)[2])
 
 
 def test_what_the_gate_refused_can_be_asked_for(files, synthetic):
@@ -236,7 +252,7 @@ def test_synthetic_images_beside_a_phantom(synthetic, tmp_path):
     source, _, images, rejected = prepare(config, Storage.of(str(tmp_path / "run")), slice(25, 26))
     assert source.images.num_rows == 104
     assert sum(source.images["synthetic"].to_pylist()) == 3
-    assert images[0]["image_id"].to_pylist() == ["synthetic-r0", "synthetic-r3", "t0000000_0"]
+    assert images[0]["image_id"].to_pylist() == ["t0000000_0", "synthetic-r0", "synthetic-r3"]
     assert rejected["row_id"].to_pylist() == ["synthetic-r2"]
 
 

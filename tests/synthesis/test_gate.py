@@ -9,6 +9,7 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from classifier_world import CLASSES
 from gate_world import pictures, stored_classifier
@@ -16,9 +17,14 @@ from PIL import Image
 
 from raymedlt.classifier import load
 from raymedlt.errors import ConfigError, ConsistencyError, InputError
+from raymedlt.ledger import Ledger
+from raymedlt.machine import Settings
 from raymedlt.seeds import generator
+from raymedlt.storage import Storage, sha256_of
 from raymedlt.synthesis import Gate, GateSettings, Verdict
+from raymedlt.synthesis.judging import Judge, MakeJudge, accept
 from raymedlt.synthesis.planted import plant
+from raymedlt.synthesis.sampler import encode_png
 
 TRAIN, HELD_OUT, FRESH = pictures(120, "train"), pictures(100, "held out"), pictures(30, "fresh")
 SETTINGS = GateSettings(fingerprint=64, stray=0.1)
@@ -131,10 +137,52 @@ def test_a_set_checked_in_parts_gets_the_same_verdicts(gate, good):
     images, label_sets = np.concatenate([good[0], good[0][:2]]), [*good[1], *good[1][:2]]
     whole = gate.check(images, label_sets)
     parts = [gate.judge(images[part], label_sets[part]) for part in (slice(0, 5), slice(5, None))]
-    together = gate.without_repeats(
-        [verdict for part in parts for verdict in part.verdicts], np.concatenate([part.vectors_BD for part in parts])
+    verdicts = [verdict for part in parts for verdict in part.verdicts]
+    again = gate.are_repeats(
+        np.concatenate([part.vectors_BD for part in parts]), np.array([verdict.accepted for verdict in verdicts])
     )
-    assert same(together, whole)
+    assert again.tolist() == [verdict.reasons == ["repeat"] for verdict in whole]
+    assert again.any()
+    assert same(
+        [one for one, n in zip(verdicts, again, strict=True) if not n],
+        [one for one in whole if one.reasons != ["repeat"]],
+    )
+
+
+def test_the_table_images_has_the_same_verdicts_however_the_set_is_cut(gate, good, tmp_path):
+    images = [encode_png(image) for image in np.concatenate([good[0], good[0][:4]])]
+    rows = [
+        {"row_id": f"r{number}", "label_set": labels, "target": labels[0], "image": {"bytes": data, "path": ""},
+         "sha256": sha256_of(data), "broken": "black" if number == 1 else ""}
+        for number, (data, labels) in enumerate(zip(images, [*good[1], *good[1][:4]], strict=True))
+    ]  # fmt: skip
+    tables = []
+    for size in (3, len(rows)):
+        storage = Storage.of(str(tmp_path / str(size)))
+        with Ledger.open(storage, config_hash="", config={}, data_hash="") as ledger:
+            shards = {f"{start:03d}": rows[start : start + size] for start in range(0, len(rows), size)}
+            judge = Judge(MakeJudge(ledger.worker(), "", Settings("cpu", "float32", 1), 1), gate)
+            for shard, own in shards.items():
+                storage.write_table(f"plan/{shard}.parquet", pa.Table.from_pylist(own))
+                storage.write_table(f"_work/drawn/{shard}.parquet", pa.Table.from_pylist(own))
+                judge(shard)
+            summary = accept(list(shards), gate, ledger)
+        tables.append(storage.read_folder("images"))
+    assert tables[0].equals(tables[1])
+    whole = gate.check(images, [row["label_set"] for row in rows], [row["target"] for row in rows])
+    found = tables[0].to_pylist()
+    assert found[1]["reasons"] == ["black"]  # refused for what the drawing found, so its repeat isn't one
+    assert whole[-3].reasons == ["repeat"]
+    assert not found[-3]["reasons"]
+    others = [number for number in range(len(rows)) if number not in (1, len(rows) - 3)]
+    assert [found[number]["reasons"] for number in others] == [whole[number].reasons for number in others]
+    assert [row["accepted"] for row in found] == [not row["reasons"] for row in found]
+    assert [(row["row_id"], row["image"]["bytes"]) for row in found] == [
+        (r["row_id"], r["image"]["bytes"]) for r in rows
+    ]
+    assert summary["drawn"] == len(rows)
+    assert summary["accepted"] == sum(row["accepted"] for row in found)
+    assert summary["reasons"] == {"black": 1, "repeat": sum(row["reasons"] == ["repeat"] for row in found)}
 
 
 def test_targets_are_strict_and_companions_less(gate, good):

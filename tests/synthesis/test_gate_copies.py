@@ -190,6 +190,24 @@ def test_the_first_of_a_group_stays(search):
     assert repeats(vectors[:0], standing[:0], limit).tolist() == []
 
 
+@pytest.mark.parametrize("block", [1, 3, 64, 1000])
+def test_repeats_are_those_of_a_plain_loop_whatever_the_block(monkeypatch, block):
+    rng = np.random.default_rng(0)
+    groups = rng.standard_normal((40, 16))[rng.integers(0, 40, 300)]  # groups of images around a limit of 0.1
+    vectors = (groups + 0.07 * rng.standard_normal(groups.shape)).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    standing, limit = rng.random(300) < 0.8, 0.1
+    expected: list[int] = []
+    for row, vector in enumerate(vectors.astype(np.float64)):
+        near = [
+            n for n in range(row) if standing[n] and expected[n] < 0 and np.linalg.norm(vectors[n] - vector) < limit
+        ]
+        expected.append(near[0] if standing[row] and near else -1)
+    assert 20 < sum(row >= 0 for row in expected) < 200
+    monkeypatch.setattr(copies, "BLOCK", block)
+    assert repeats(vectors, standing, limit).tolist() == expected
+
+
 def test_a_collapsed_generator(search):
     rng = generator(0, "collapse")
     images = np.stack([plant(FRESH[0], "noise", rng) for _ in range(8)])

@@ -13,7 +13,7 @@ from generator_world import CLASSES, WORDS, draw_rows, tiny
 
 from raymedlt.errors import ConfigError, InputError
 from raymedlt.synthesis.adapters import FILE, add_lora, add_tokens, load_adapters, save_adapters
-from raymedlt.synthesis.folder import INDEX, generator_hash, load_generator, save_generator
+from raymedlt.synthesis.folder import INDEX, _file_hash, generator_hash, load_generator, save_generator
 from raymedlt.synthesis.settings import SamplerSettings, SmallSizes
 from raymedlt.synthesis.small import word_tokenizer
 
@@ -57,6 +57,19 @@ def test_the_hash_is_of_the_generators_own_files(copy):
     config = copy / "scheduler" / "scheduler_config.json"
     config.write_text(config.read_text() + " ")
     assert generator_hash(str(copy)) != before
+
+
+def test_files_are_read_once_until_they_change(copy):
+    def read() -> int:
+        before = _file_hash.cache_info().misses
+        generator_hash(str(copy))
+        return _file_hash.cache_info().misses - before
+
+    assert read() > 5
+    assert read() == 0
+    weights = next((copy / "unet").glob("*.safetensors"))
+    weights.write_bytes(weights.read_bytes()[::-1])
+    assert read() == 1
 
 
 def test_every_word_is_one_token():
@@ -155,7 +168,8 @@ def test_a_merged_lora_draws_what_the_lora_draws(saved, tmp_path):
     load_adapters(apart, str(tmp_path / "lora"), merge=False)
     assert not any("lora" in name for name, _ in merged.unet.named_modules())
     plain = load_generator(str(saved))
-    noise = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    channels = generator.unet.config["in_channels"]
+    noise = torch.randn(2, channels, 8, 8, generator=torch.Generator().manual_seed(0))
     texts = torch.randn(2, 14, 32, generator=torch.Generator().manual_seed(1))
     with torch.inference_mode():
         said = [each.unet(noise, 500, texts).sample for each in (generator, merged, apart, plain)]

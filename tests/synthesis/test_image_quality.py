@@ -15,6 +15,7 @@ from raymedlt.synthesis.quality import (
     compare,
     density_coverage,
     kid,
+    kid_error,
     ms_ssim,
     ms_ssim_within,
     precision_recall,
@@ -70,6 +71,31 @@ def test_kid_is_unbiased_and_grows_with_the_distance():
     pairs = [kid(cloud(60, 0, f"x{n}"), cloud(60, 0, f"y{n}")) for n in range(60)]
     assert abs(np.mean(pairs)) < 3 * np.std(pairs) / math.sqrt(60)
     assert min(pairs) < 0 < kid(cloud(60), cloud(60, 0.5, "b")) < kid(cloud(60), cloud(60, 1, "b"))
+
+
+def plain_kid_of_halves(x: np.ndarray, y: np.ndarray, subsets: int) -> list[float]:
+    rng = generator(7, "halves")
+    return [
+        plain_kid(x[rng.permutation(len(x))[: len(x) // 2]], y[rng.permutation(len(y))[: len(y) // 2]])
+        for _ in range(subsets)
+    ]
+
+
+def test_error_of_kid_is_the_spread_over_halves(monkeypatch):
+    monkeypatch.setattr(quality, "_BLOCK", 7)
+    x, y = cloud(13), cloud(12, 0.6, "b")
+    assert kid_error(x, y, seed=0, subsets=600) == pytest.approx(np.std(plain_kid_of_halves(x, y, 300)), rel=0.15)
+    assert kid_error(x, y, seed=0) == kid_error(x, y, seed=0) != kid_error(x, y, seed=1)
+    with pytest.raises(InputError, match="at least 4 rows each"):
+        kid_error(x[:3], y, seed=0)
+
+
+@pytest.mark.parametrize(("shift", "least", "most"), [(1.0, 0.8, 1.25), (0.0, 1.0, 2.2)])
+def test_error_of_kid_is_that_of_sets_drawn_anew(shift, least, most):
+    """Where sets do not differ it is too large, never too small."""
+    pairs = [(cloud(50, 0, f"x{n}"), cloud(50, shift, f"y{n}")) for n in range(80)]
+    true = np.std([kid(x, y) for x, y in pairs])
+    assert least * true < np.mean([kid_error(x, y, seed=0, subsets=40) for x, y in pairs]) < most * true
 
 
 def test_a_collapsed_set_is_precise_and_covers_nothing():
@@ -145,6 +171,7 @@ def test_the_floor_has_as_many_images():
     assert count == 30
     assert floor == same_floor
     assert floor.kid == pytest.approx(kid(real[0], held_out[0]))
+    assert 0 < floor.kid_error < worse.kid_error
     assert abs(figures.kid - floor.kid) < worse.kid - floor.kid
     assert worse.coverage < figures.coverage
     assert worse.ms_ssim == pytest.approx(1, abs=1e-5) != figures.ms_ssim
@@ -157,4 +184,5 @@ def test_too_few_images_give_no_figures():
     figures, floor, count = compare((cloud(80), PICTURES), few, few, seed=0)
     assert count == 4
     assert math.isnan(figures.kid)
+    assert math.isnan(figures.kid_error)
     assert math.isnan(floor.coverage)

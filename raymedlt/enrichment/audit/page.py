@@ -20,7 +20,8 @@ from raymedlt.enrichment.audit.parts import (
     recovery_blocks,
     sheet_blocks,
 )
-from raymedlt.runreport.page import KeyFigure, KeyValues, Page, Section
+from raymedlt.runreport.about import configuration_blocks
+from raymedlt.runreport.page import KeyFigure, Page, Section
 
 RECOVERY, CONTRADICTION, INJECTION, SHEET, READERS_PART = "recovery", "contradiction", "injection", "sheet", "readers"
 
@@ -58,7 +59,9 @@ def audit_page(
         sections.append(Section(title="Audit sheet", blocks=sheet_blocks(figures[SHEET], paths)))
     if READERS_PART in figures:
         sections.append(Section(title="What the readers found", blocks=readers_blocks(figures[READERS_PART])))
-    sections.append(Section(title="Configuration", blocks=[_configuration(config)]))
+    sections.append(
+        Section(title="Configuration", blocks=configuration_blocks(flatten(config), flatten(EvaluateConfig())))
+    )
     return Page(
         title="Audit of enriched reports",
         verdict=_verdict(figures),
@@ -112,11 +115,3 @@ def _key_figures(figures: Mapping[str, Mapping[str, Any]], coverage: Mapping[str
         kappa = figures[READERS_PART]["agreement"]["kappa"]
         found.append(KeyFigure(label="Kappa of the readers", value="-" if kappa is None else f"{kappa:.2f}"))
     return found
-
-
-def _configuration(config: EvaluateConfig) -> KeyValues:
-    rows = []
-    for key, value in flatten(config).items():
-        text = ", ".join(map(str, value)) if isinstance(value, list) else "default" if value is None else str(value)
-        rows.append((key, text))
-    return KeyValues(rows)
