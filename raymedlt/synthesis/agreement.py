@@ -58,8 +58,9 @@ class Agreement:
 
     classes: tuple[str, ...]
     shown_C: Floats
-    """NaN where validation has too few images of the class: such a target is refused."""
+    """NaN where validation has too few images of the class: what was planned with it is refused."""
     companion_C: Floats
+    """NaN there too."""
     stray_C: Floats
     """Above 1 where nothing would be refused."""
     precision_C: Floats
@@ -108,16 +109,24 @@ class Agreement:
             planned = [*planned, target]
         for name in planned:
             number = place.get(name)
-            strict = target is None or name == target
             if number is None:
                 found.append(f"{UNKNOWN}: {name}")
-            elif strict and math.isnan(self.shown_C[number]):
+                continue
+            least = (self.shown_C if target is None or name == target else self.companion_C)[number]
+            if math.isnan(least):
                 found.append(f"{UNTUNED}: {name}")
-            elif not row_C[number] >= (self.shown_C if strict else self.companion_C)[number]:  # so that NaN fails
+            elif not row_C[number] >= least:  # so that NaN fails
                 found.append(f"{NOT_SHOWN}: {name}")
         for number, name in enumerate(self.classes):
             if name not in planned and not row_C[number] <= self.stray_C[number]:
                 found.append(f"{STRAY}: {name}")
+        return found
+
+    def below(self, targets: Sequence[str], probabilities_B: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
+        """Which images' own class is below `shown`, bool [B]; False where either isn't known (see `reasons`)."""
+        place = {name: number for number, name in enumerate(self.classes)}
+        limits = np.array([self.shown_C[place[name]] if name in place else math.nan for name in targets], np.float64)
+        found: npt.NDArray[np.bool_] = np.asarray(probabilities_B, np.float64) < limits
         return found
 
     def stricter(
@@ -199,7 +208,7 @@ def tune(
     for number in range(len(classes)):
         own, others = evidence.of(number)
         if len(own) < least or not len(others):
-            columns.append((math.nan, 0.0, math.nan, math.nan))
+            columns.append((math.nan, math.nan, math.nan, math.nan))
             continue
         shown, reached, recall = _threshold(own, others, precision, prior)
         companion = own[math.floor(missed * len(own))]

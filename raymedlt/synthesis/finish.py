@@ -126,7 +126,7 @@ def _report(
         data=_data_words(config),
         phantom=config.images.path is None,
         plan=summarise(plan.real, tables),
-        classes=class_reports(found, plan, gate, examples, each),
+        classes=class_reports(found, plan, gate, examples, each, outcome.accepted["priors"]),
         generator=_generator(outcome, learnt),
         likeness=every,
         memorisation=memorisation(found, gate, examples, config.seed),
@@ -229,6 +229,7 @@ def _metrics(report: Report) -> dict[str, Any]:
             each.name: {
                 "real": each.real, "planned": each.planned, "drawn": each.drawn, "accepted": each.accepted,
                 "refused": dict(each.refused), "threshold": each.threshold, "validation": each.validation,
+                "prior": each.prior, "precision": each.gate_precision,
                 "likeness": figures(each.likeness),
             }
             for each in report.classes

@@ -1,7 +1,8 @@
 """The gate: each synthetic image is accepted or refused, with reasons. `Gate.load(folder).check(images, label_sets)`.
 
     gate.json            settings, thresholds, how the search for copies did, sha256 of every file
-    gate.safetensors     fingerprints of the training images, the learnt map, reference features
+    gate.safetensors     fingerprints of the training images, the learnt map, reference features, and what the
+                         classifier says of the validation images
     classifier/          the classifier, as jobs/classify.py left it
 
 Checks: the image shows something (broken.py), a classifier trained on real images alone sees what was planned
@@ -18,7 +19,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Self
 
 import numpy as np
@@ -28,7 +29,7 @@ import safetensors.numpy
 from raymedlt.classifier import Classifier, load
 from raymedlt.errors import InputError
 from raymedlt.storage import Storage
-from raymedlt.synthesis.agreement import Agreement, tune
+from raymedlt.synthesis.agreement import Agreement, Evidence, tune
 from raymedlt.synthesis.broken import check_image
 from raymedlt.synthesis.copies import CopySearch, Nearest, build_index, fit_copies, repeats
 from raymedlt.synthesis.features import classifier_features, lite0_features
@@ -38,7 +39,7 @@ from raymedlt.synthesis.outliers import Outliers, fit_outliers, reference_rows
 from raymedlt.synthesis.settings import GateSettings
 
 ABOUT, TENSORS, CLASSIFIER = "gate.json", "gate.safetensors", "classifier"
-FORMAT = 1
+FORMAT = 2
 _COPIES = ("expected", "expected_distance", "weight", "threshold")
 
 UNREADABLE, FAR, COPY, REPEAT = "unreadable image", "unlike real images", "copy of a training image", "repeat"
@@ -59,7 +60,7 @@ class Verdict:
     """What was measured, as far as it could be: "shown" (how far the least probable planned class is above its
     threshold), "stray" (how far the worst other class is above its limit), "distance" (share of the limit; refused
     above 1), "copy" (distance to the nearest training image as a share of a held-out image's; refused below the gate's
-    threshold)."""
+    threshold), "target" (probability of the class that the image is for)."""
     nearest: int
     """Row of the nearest training image, for a page that shows both; -1 where there is none."""
 
@@ -83,6 +84,8 @@ class Gate:
     agreement: Agreement
     outliers: Outliers
     copies: CopySearch
+    evidence: Evidence
+    """What the agreement was tuned on."""
     about: dict[str, Any]
     """How it was fitted: seed, images, and the search for copies on planted ones (`trial`)."""
 
@@ -128,9 +131,12 @@ class Gate:
             train_NSS, held_out_MSS, false_refusals=own.false_copies, least_caught=own.least_caught,
             length=own.fingerprint, seed=seed,
         )  # fmt: skip
+        evidence = Evidence(
+            np.asarray(model.probabilities(held_out_MSS), np.float64), labels_MC > 0, np.asarray(known_MC, bool)
+        )
         agreement = tune(
-            model.probabilities(held_out_MSS), labels_MC, known_MC, model.classes, precision=own.precision,
-            prior=own.prior, missed=own.missed, stray=own.stray, least=own.least_positives,
+            evidence.probabilities_NC, labels_MC, known_MC, model.classes, precision=own.precision, prior=own.prior,
+            missed=own.missed, stray=own.stray, least=own.least_positives,
         )  # fmt: skip
         references = train_NSS[reference_rows(len(train_NSS), seed)]
         outliers = fit_outliers(
@@ -138,7 +144,7 @@ class Gate:
             false_refusals=own.false_outliers, neighbours=own.neighbours,
         )  # fmt: skip
         about = {"seed": seed, "training": len(train_NSS), "held_out": len(held_out_MSS), "trial": trial.to_json()}
-        return cls(own, model, files, agreement, outliers, copies, about)
+        return cls(own, model, files, agreement, outliers, copies, evidence, about)
 
     # Use
 
@@ -193,6 +199,21 @@ class Gate:
             vectors[rows] = self.copies.fingerprint.vectors(readable)
         return Judged(verdicts, vectors)
 
+    def for_drawn(self, targets: Sequence[str], probabilities_B: Floats) -> tuple[Gate, dict[str, float]]:
+        """The gate with thresholds for a whole set of drawn images, and the share that shows each class, as estimated.
+
+        Where a generator seldom draws what it should, thresholds rise (`Agreement.stricter`).
+
+        Args:
+            targets: the class that each image is for.
+            probabilities_B: of that class; NaN for an image that couldn't be judged.
+        """
+        names, known = np.array(targets, object), np.isfinite(probabilities_B)
+        drawn = {name: probabilities_B[known & (names == name)] for name in dict.fromkeys(targets)}
+        own = self.settings
+        agreement, priors = self.agreement.stricter(self.evidence, drawn, precision=own.precision, prior=own.prior)
+        return replace(self, agreement=agreement), priors
+
     def are_repeats(self, vectors_BD: Floats, accepted_B: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
         """Which accepted images repeat an earlier accepted one: closer than `CopySearch.closest` (see `repeats`)."""
         return repeats(vectors_BD, accepted_B, self.copies.closest) >= 0
@@ -201,6 +222,7 @@ class Gate:
         self, images_BSS: Bytes, label_sets: Sequence[Sequence[str]], targets: Sequence[str | None]
     ) -> list[Verdict]:
         probabilities = self.classifier.probabilities(images_BSS)
+        place = {name: number for number, name in enumerate(self.agreement.classes)}
         disagreements = self.agreement.reasons(probabilities, label_sets, targets)
         shown, stray = self.agreement.margins(probabilities, label_sets)
         distances = self.outliers.distances(_features(self.settings, self.classifier, images_BSS))
@@ -216,6 +238,8 @@ class Gate:
                 "distance": float(distances[row] / self.outliers.limit),
                 "copy": float(ratios[row]),
             }  # fmt: skip
+            if (target := targets[row]) in place:
+                scores["target"] = float(probabilities[row, place[target]])
             measured = {name: value for name, value in scores.items() if math.isfinite(value)}
             verdicts.append(Verdict(not reasons, reasons, measured, int(nearest.rows_B[row])))
         return verdicts
@@ -229,6 +253,8 @@ class Gate:
             "fingerprint.mean": self.copies.fingerprint.mean_P, "fingerprint.map": self.copies.fingerprint.map_PD,
             "copies.vectors": self.copies.vectors_ND, "copies.centres": self.copies.centres_KD,
             "outliers.references": self.outliers.references_RD,
+            "evidence.probabilities": self.evidence.probabilities_NC, "evidence.labels": self.evidence.labels_NC,
+            "evidence.known": self.evidence.known_NC,
         }  # fmt: skip
         files = {TENSORS: bytes(safetensors.numpy.save({n: np.ascontiguousarray(t) for n, t in tensors.items()}))}
         files |= {f"{CLASSIFIER}/{name}": data for name, data in self.classifier_files.items()}
@@ -273,6 +299,7 @@ class Gate:
             agreement=Agreement.from_json(about["agreement"]),
             outliers=Outliers(tensors["outliers.references"], **about["outliers"]),
             copies=copies,
+            evidence=Evidence(*(tensors[f"evidence.{name}"] for name in ("probabilities", "labels", "known"))),
             about=about["fitted"],
         )
 

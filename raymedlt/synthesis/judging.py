@@ -1,13 +1,14 @@
 """From drawn images to judged ones, shard by shard, and the search for repeats over all of them. No Ray in here.
 
 gate/                          the gate (see gate.py)
-_work/judged/<shard>.parquet   row_id, verdict, fingerprint
+_work/judged/<shard>.parquet   row_id, verdict, target and its probability, fingerprint
 images/<shard>.parquet         IMAGES: what was drawn, and whether it is accepted
 """
 
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ from raymedlt.machine import Settings
 from raymedlt.schema import SYNTHETIC_IMAGES, TEST, TRAIN, VALIDATION
 from raymedlt.shards import ShardFunction
 from raymedlt.storage import Storage
+from raymedlt.synthesis.agreement import NOT_SHOWN
 from raymedlt.synthesis.config import SynthesizeConfig
 from raymedlt.synthesis.gate import REPEAT, Gate, Verdict
 from raymedlt.synthesis.gate_folder import CLASSIFIER_ABOUT, below, classifier_files
@@ -134,10 +136,17 @@ class Judge:
                 "reasons": list(dict.fromkeys([*([broken] if broken else []), *verdict.reasons])),
                 "scores": _scores(verdict),
                 "nearest": verdict.nearest,
+                "target": target,
+                "probability": verdict.scores.get("target", math.nan),
                 "fingerprint": vector.tolist(),
             }
-            for row_id, broken, verdict, vector in zip(
-                drawn["row_id"].to_pylist(), drawn["broken"].to_pylist(), found.verdicts, found.vectors_BD, strict=True
+            for row_id, broken, target, verdict, vector in zip(
+                drawn["row_id"].to_pylist(),
+                drawn["broken"].to_pylist(),
+                plan["target"].to_pylist(),
+                found.verdicts,
+                found.vectors_BD,
+                strict=True,
             )
         ]
         width = found.vectors_BD.shape[1]
@@ -145,6 +154,8 @@ class Judge:
             [
                 *(SYNTHETIC_IMAGES.field(name) for name in ("row_id", "accepted", "reasons", "scores")),
                 pa.field("nearest", pa.int64()),  # which training image; stays here, since `images` may be given away
+                pa.field("target", pa.string()),
+                pa.field("probability", pa.float64()),
                 pa.field("fingerprint", pa.list_(pa.float32(), width)),
             ]
         )
@@ -155,16 +166,21 @@ class Judge:
 
 
 def accept(shards: Sequence[str], gate: Gate, ledger: Ledger) -> dict[str, Any]:
-    """Look for repeats over all shards, and write the table `images`; counts of what was accepted and refused.
+    """Judge the set as a whole, and write the table `images`; counts of what was accepted and refused.
 
-    Holds the fingerprints of all images, 512 bytes each at their default length, and the images of one shard.
+    Thresholds follow what was drawn (`Gate.for_drawn`), then repeats over all shards are looked for. Holds the
+    fingerprints of all images, 512 bytes each at their default length, and the images of one shard.
     """
     known = ledger.done(ACCEPT, "images")
     if known is not None:
         return known
-    storage, fields = ledger.storage, ["accepted", "fingerprint"]
+    storage, fields = ledger.storage, ["accepted", "fingerprint", "target", "probability"]
     judged = [storage.read_table(_judged(shard), fields) for shard in shards]
-    accepted = np.concatenate([table["accepted"].to_numpy() for table in judged])
+    targets = [name for table in judged for name in table["target"].to_pylist()]
+    probabilities = np.concatenate([table["probability"].to_numpy() for table in judged])
+    stricter, priors = gate.for_drawn(targets, probabilities)
+    unlikely = stricter.agreement.below(targets, probabilities)
+    accepted = np.concatenate([table["accepted"].to_numpy() for table in judged]) & ~unlikely
     vectors = np.concatenate(
         [table["fingerprint"].combine_chunks().flatten().to_numpy().reshape(table.num_rows, -1) for table in judged]
     )
@@ -176,7 +192,12 @@ def accept(shards: Sequence[str], gate: Gate, ledger: Ledger) -> dict[str, Any]:
         drawn = storage.read_table(f"_work/drawn/{shard}.parquet", ["row_id", "image", "sha256"])
         own = slice(start, start + table.num_rows)
         start = own.stop
-        reasons = [[REPEAT] if n else r for n, r in zip(again[own].tolist(), table["reasons"].to_pylist(), strict=True)]
+        reasons = [
+            [REPEAT] if repeat else list(dict.fromkeys([*told, *([f"{NOT_SHOWN}: {name}"] if low else [])]))
+            for told, name, low, repeat in zip(
+                table["reasons"].to_pylist(), targets[own], unlikely[own].tolist(), again[own].tolist(), strict=True
+            )
+        ]
         columns = {
             **{name: drawn[name] for name in drawn.column_names},
             "accepted": pa.array(accepted[own] & ~again[own]),
@@ -189,6 +210,7 @@ def accept(shards: Sequence[str], gate: Gate, ledger: Ledger) -> dict[str, Any]:
         counts.update(reason.split(":")[0] for each in reasons for reason in each)
     summary = {
         "drawn": len(accepted), "accepted": int((accepted & ~again).sum()), "reasons": dict(sorted(counts.items())),
+        "priors": priors, "agreement": stricter.agreement.to_json(),
     }  # fmt: skip
     ledger.commit(ACCEPT, "images", entries, summary)
     return summary

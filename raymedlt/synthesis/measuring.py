@@ -103,7 +103,12 @@ def pixels_of(data: bytes) -> npt.NDArray[np.uint8]:
 
 
 def class_reports(
-    found: Found, plan: Plan, gate: Gate, examples: Examples, likeness: dict[str, Likeness]
+    found: Found,
+    plan: Plan,
+    gate: Gate,
+    examples: Examples,
+    likeness: dict[str, Likeness],
+    priors: Mapping[str, float],
 ) -> list[ClassReport]:
     """One per class of the plan, the rarest first."""
     validation = examples.rows(VALIDATION)
@@ -126,6 +131,7 @@ def class_reports(
                 threshold=_finite(gate.agreement.shown_C[own]),
                 gate_precision=_finite(gate.agreement.precision_C[own]),
                 gate_recall=_finite(gate.agreement.recall_C[own]),
+                prior=priors.get(name),
             )
         )
     return reports

@@ -68,11 +68,13 @@ def gate_blocks(report: Report) -> list[Block]:
     return [
         KeyValues([("Classifier", report.classifier, ""), *(_setting(name, value) for name, value in report.gate)]),
         Table(
-            caption="Thresholds of the classifier's probability, from real validation images. Precision is that at the"
-            " gate's expected share of images that show the class; recall is the share of real images that reach it.",
+            caption="Thresholds of the classifier's probability, from real validation images. Drawn right: the share of"
+            " the drawn images that is taken to show the class, estimated from their probabilities, at most the gate's"
+            " prior. Precision is that at this share; recall is the share of real images that reach the threshold.",
             columns=[
                 Column(name="Class"),
                 Column(name="Validation images", numeric=True, hint="Real ones that show it"),
+                Column(name="Drawn right", tight=True),
                 Column(name="Threshold", tight=True),
                 Column(name="Precision", tight=True),
                 Column(name="Recall", tight=True),
@@ -83,7 +85,7 @@ def gate_blocks(report: Report) -> list[Block]:
                     each.validation,
                     *(
                         UNDEFINED if value is None else f"{value:.3f}"
-                        for value in (each.threshold, each.gate_precision, each.gate_recall)
+                        for value in (each.prior, each.threshold, each.gate_precision, each.gate_recall)
                     ),
                 )
                 for each in report.classes

@@ -114,6 +114,8 @@ class ClassReport:
     """What the threshold reaches on validation."""
     gate_recall: float | None = None
     """Share of the real validation images of the class that reach it."""
+    prior: float | None = None
+    """Share of the drawn images that is taken to show the class before the gate; the precision is at this share."""
 
     @property
     def acceptance(self) -> Share:

@@ -6,6 +6,7 @@ labels -> prepare -> arrange -> classifier -> gate -> learn -> plan -> draw -> j
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import gc
 import math
 import os
@@ -29,6 +30,7 @@ from raymedlt.schema import TRAIN
 from raymedlt.shards import ShardFunction
 from raymedlt.storage import Storage, content_hash, sha256_of
 from raymedlt.synthesis import finish
+from raymedlt.synthesis.agreement import Agreement
 from raymedlt.synthesis.config import SynthesizeConfig, data_of
 from raymedlt.synthesis.describing import description
 from raymedlt.synthesis.distributed import teach_on_ray
@@ -142,6 +144,7 @@ class _Run:
         )
         self._over_shards(JUDGE, shards, MakeJudge(handle, self.config.output, machine, threads), machine)
         accepted = accept(list(shards), gate, self.ledger)
+        gate = dataclasses.replace(gate, agreement=Agreement.from_json(accepted["agreement"]))
         return finish.finish(
             finish.Outcome(
                 config=self.config, labels=labels, prepared=prepared, arranged=arranged, machine=machine, data=data,

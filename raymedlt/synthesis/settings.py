@@ -180,7 +180,8 @@ class GateSettings:
     precision: float = 0.9
     """Share of the images above a class's threshold that really show it, as far as validation tells."""
     prior: float = 0.5
-    """Share of the images planned with a class that are expected to show it before the gate."""
+    """Share of the images drawn for a class that is taken to show it before the gate, at most: where the drawn images
+    say that it is smaller, the threshold rises."""
     missed: float = 0.1
     """Share of the real images of a class that its threshold as a companion of the target may miss."""
     stray: float = 0.02

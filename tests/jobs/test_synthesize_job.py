@@ -80,6 +80,9 @@ def test_tables_agree(finished: Path):
         assert sha256_of(row["image"]["bytes"]) == row["sha256"]
         assert row["accepted"] == (not row["reasons"])
         assert row["synthetic"]
+    told = [each for each in metrics["classes"].values() if each["threshold"] is not None]
+    assert told
+    assert all(0 < each["prior"] <= 0.5 and each["threshold"] >= 0 for each in told)
 
 
 def test_figures_are_of_the_images(finished: Path):

@@ -245,8 +245,8 @@ def test_no_gate_and_another_format(folder, tmp_path):
     with pytest.raises(InputError, match=r"no gate\.json"):
         Gate.load(str(tmp_path))
     about = json.loads((Path(folder) / "gate.json").read_text())
-    (tmp_path / "gate.json").write_text(json.dumps({**about, "format": 2}))
-    with pytest.raises(InputError, match=r"format 2\. Expected: format 1"):
+    (tmp_path / "gate.json").write_text(json.dumps({**about, "format": 3}))
+    with pytest.raises(InputError, match=r"format 3\. Expected: format 2"):
         Gate.load(str(tmp_path))
 
 
@@ -286,3 +286,22 @@ def test_too_few_held_out_images_for_the_limit_of_outliers(run):
 def test_settings_out_of_range(settings):
     with pytest.raises(ConfigError, match=f"gate.{next(iter(settings))} is"):
         GateSettings(**settings)
+
+
+def test_thresholds_rise_for_a_generator_that_misses(gate, folder):
+    """The same after loading, since the evidence lies in the folder."""
+    name = next(each for each, limit in zip(gate.agreement.classes, gate.agreement.shown_C, strict=True) if limit > 0)
+    number = gate.agreement.classes.index(name)
+    low = np.full(50, gate.agreement.shown_C[number] / 10)
+    low[:2] = [1.0, np.nan]
+    strict, priors = gate.for_drawn([name] * 50, low)
+    assert 0 < priors[name] < 0.2
+    assert strict.agreement.shown_C[number] >= gate.agreement.shown_C[number]
+    others = np.arange(len(CLASSES)) != number
+    assert (strict.agreement.shown_C[others] == gate.agreement.shown_C[others]).all()
+    again, same_priors = Gate.load(folder).for_drawn([name] * 50, low)
+    assert same_priors == priors
+    assert again.agreement.to_json() == strict.agreement.to_json()
+    below = strict.agreement.below([name] * 50, low)
+    assert below[2:].all()
+    assert not below[1]  # not known: refused for another reason
