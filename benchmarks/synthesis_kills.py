@@ -2,7 +2,7 @@
 
     python benchmarks/synthesis_kills.py --scale                   # 10, 30 and 100 thousand rows; --workers 2
     python benchmarks/synthesis_kills.py --kills 10                # the whole job; --ray: killed while Ray draws
-    python benchmarks/synthesis_kills.py --scale 400 800 --workers 0    # tries
+    python benchmarks/synthesis_kills.py --scale 600 1600 --workers 0    # tries
     python benchmarks/synthesis_kills.py --kills 2
 
 --scale: the job's stages plan and draw in a fresh process, with a generator that is as small as one can be (random
@@ -15,10 +15,11 @@ plan takes about twice that, an image four times), if a row is missing, doubled 
 if a finished shard was done again.
 
 --kills: `python jobs/synthesize.py` with the arguments of its test, once undisturbed; then once more with so many
-kill -9 of its process group, and the same command after each. The moments are drawn with a key: one half evenly over
-the time, the other half evenly over the stages, since most stages are short. A moment is so long after a marker of the
-ledger as it is in the undisturbed run. Fails unless images, plan, gate, generator, classifier, metrics and all markers
-but the page's are the same to the byte, no row is there twice, and nothing unfinished is left.
+kill -9 of its process group, and the same command after each. The moments are drawn with a key, one in each
+stage (ten of them, without two that only write a marker); with fewer kills in so many of them, and more are spread over
+the time. A moment is as long after a marker of the ledger as it is in the undisturbed run. Fails unless images, plan,
+gate, generator, classifier, metrics and all markers but the page's are the same to the byte, no row is there twice, and
+nothing unfinished is left.
 """
 
 from __future__ import annotations
@@ -53,6 +54,8 @@ SCALE = (10_000, 30_000, 100_000)
 EXPONENT, BYTES_A_ROW, LEAST_SPREAD = 1.1, 256, 20_000
 BATCH, SHARD_BATCHES = 64, 8
 SEED = 0
+SHORTEST = 0.03
+"""Seconds of a stage that a kill can be aimed at."""
 COMPARED = ("images", "plan", "gate", "generator", "classifier/model")
 LOCK = "_ledger/driver.json"
 
@@ -197,7 +200,7 @@ def killed_in_the_middle(command: Sequence[str], output: Path, shards: int) -> d
     while process.poll() is None and count(markers) < shards // 2:
         time.sleep(0.02)
     kill(process)
-    finished = {}
+    finished: dict[str, int] = {}
     for marker in markers.glob("*.json"):
         names = [str(marker.relative_to(output)), *(file["name"] for file in json.loads(marker.read_text())["files"])]
         finished |= {name: (output / name).stat().st_mtime_ns for name in names}
@@ -275,8 +278,8 @@ def marker_times(output: Path, began: float) -> list[tuple[float, str]]:
 
 
 def stage_of(marker: str) -> str:
-    """ "draw" of "_ledger/draw/x.json", "classifier/train" of "classifier/_ledger/train/x.json"."""
-    return marker.replace("_ledger/", "").rpartition("/")[0]
+    """ "draw" of "_ledger/draw/x.json", "classifier" of "classifier/_ledger/train/x.json"."""
+    return marker.removeprefix("_ledger/").partition("/")[0]
 
 
 def stages(times: Sequence[tuple[float, str]]) -> dict[str, tuple[float, float]]:
@@ -292,16 +295,16 @@ def stages(times: Sequence[tuple[float, str]]) -> dict[str, tuple[float, float]]
 
 
 def moments(times: Sequence[tuple[float, str]], kills: int) -> list[Moment]:
-    """So many moments: half of them evenly over the time, half evenly over the stages."""
+    """So many moments: one in each stage that can be aimed at, or in so many of them; any more evenly over the time."""
     from raymedlt.seeds import generator
 
     rng = generator(SEED, "benchmark", "kills", kills)
-    spans, whole = list(stages(times).values()), times[-1][0]
-    by_time = [whole * (k + rng.random()) / (kills // 2) for k in range(kills // 2)]
-    by_stage = []
-    for k in range(kills - kills // 2):
-        start, end = spans[int(len(spans) * (k + rng.random()) / (kills - kills // 2))]
-        by_stage.append(start + (end - start) * rng.random())
+    spans, whole = [(start, end) for start, end in stages(times).values() if end - start >= SHORTEST], times[-1][0]
+    staged = min(kills, len(spans))
+    timed = kills - staged
+    by_time = [whole * (k + rng.random()) / timed for k in range(timed)]
+    drawn = [spans[int(len(spans) * (k + rng.random()) / staged)] for k in range(staged)]
+    by_stage = [start + (end - start) * rng.random() for start, end in drawn]
     chosen = []
     for at in sorted([*by_time, *by_stage]):
         before = [(when, marker) for when, marker in times if when <= at]
