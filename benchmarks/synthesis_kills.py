@@ -340,7 +340,7 @@ def disturbed(command: Sequence[str], output: Path, times: Sequence[tuple[float,
         last = [stage_of(marker) for _, marker in marker_times(output, began)][-1:] or ["nothing"]
         told.append(
             {
-                "moment": f"{moment.at:.2f} of {times[-1][0]:.2f} s", "stages done": last[0],
+                "moment": f"{moment.at:.2f} of {times[-1][0]:.2f} s", "last marker of": last[0],
                 "ran seconds": round(time.time() - began, 2),
             }
         )  # fmt: skip
