@@ -65,7 +65,8 @@ def prompt_embeddings(
             part = distinct[start : start + batch]
             ids = generator.token_ids([*part, *[""] * (batch - len(part))]).to(generator.device)
             texts = generator.text_encoder(ids).last_hidden_state.float()
-            found |= dict(zip(part, texts.unbind(), strict=False))
+            # clones: a row alone would keep the memory of the whole batch
+            found |= {prompt: row.clone() for prompt, row in zip(part, texts.unbind(), strict=False)}
     return found
 
 

@@ -60,6 +60,7 @@ def build_small(words: Iterable[str], sizes: SmallSizes, seed: int) -> Generator
             "beta_schedule": "scaled_linear",
             "prediction_type": sizes.prediction,
             "timestep_spacing": "trailing",
+            "steps_offset": 1,  # unused with that spacing; diffusers warns where it is missing
         },
         size=sizes.size,
     )

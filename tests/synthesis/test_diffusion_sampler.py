@@ -92,6 +92,7 @@ def test_each_prompt_is_embedded_once(generator):
     found = prompt_embeddings(generator, ["chest", "chest", "pacemaker"], batch=2)
     assert list(found) == ["", "chest", "pacemaker"]
     assert torch.equal(found["chest"], prompt_embeddings(generator, ["chest"], batch=2)["chest"])
+    assert all(each.untyped_storage().nbytes() == each.nbytes for each in found.values())  # not that of the batch
 
 
 def test_an_image_that_is_not_finite_is_named_and_black(generator):
