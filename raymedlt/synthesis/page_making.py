@@ -13,7 +13,7 @@ from raymedlt.synthesis.report_words import UNDEFINED, number
 
 GATE = {
     "precision": ("Wanted precision", "of a class's threshold"),
-    "prior": ("Expected share", "of the images that show the class they are for"),
+    "prior": ("Drawn right at most", "share of the images that is taken to show the class they are for; see below"),
     "missed": ("Missed as companions", "of the real images of a class"),
     "stray": ("Refused for showing more", "of real images"),
     "least positives": ("Validation images needed", "of a class"),
