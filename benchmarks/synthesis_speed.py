@@ -364,7 +364,7 @@ def gains(bench: Bench, rounds: int) -> dict[str, Any]:
     batch, prompts = bench.sampling.batch, [row["prompt"] for row in bench.rows]
     settings = {size: replace(bench.sampling, batch=size, precision=bench.machine.precision) for size in (batch, 1)}
     part = bench.rows[:batch]
-    known = prompt_embeddings(generator, [row["prompt"] for row in part], precision=bench.machine.precision)
+    known = prompt_embeddings(generator, ["", *(row["prompt"] for row in part)], precision=bench.machine.precision)
     texts, seeds = torch.stack([known[row["prompt"]] for row in part]), [row["seed"] for row in part]
 
     def drawn(size: int) -> float:

@@ -104,7 +104,7 @@ def _synthetic_rows(path: str, accepted_only: bool, classes: set[str]) -> tuple[
         )  # fmt: skip
     if not rows:
         raise InputError(
-            f"no synthetic image of '{storage.uri}' can be used ({len(unplanned)} were rejected)",
+            f"no synthetic image of '{storage.uri}' fits: its gate accepted {len(unplanned):,}",
             "accepted images whose label sets use the label table's class names",
             "look at that run's page, or leave --synthetic.path out",
         )

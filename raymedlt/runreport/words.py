@@ -10,6 +10,11 @@ def class_count(count: int) -> str:
     return f"{count} class" if count == 1 else f"{count:,} classes"
 
 
+def counted(count: int, what: str) -> str:
+    """ "1 thread", "2,000 threads": for words whose plural is an s."""
+    return f"{count:,} {what}" + ("" if count == 1 else "s")
+
+
 def listed(names: Sequence[str], most: int = 8) -> str:
     """Names with commas; the first ones of many."""
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

@@ -110,7 +110,7 @@ def step_seconds(config: SynthesizeConfig, classes: tuple[str, ...]) -> float:
         generator = load_generator(config.generator.path, adapters=config.generator.adapters)
     generator.to(device)
     torch.set_num_threads(config.machine.threads)
-    empty = prompt_embeddings(generator, [])[""].unsqueeze(0)
+    empty = prompt_embeddings(generator, [""])[""].unsqueeze(0)
     precision = config.sampling.precision if config.sampling.precision != "auto" else "float32"
     times = []
     for steps in (1, 3):

@@ -127,7 +127,7 @@ class Drawer:
     def _embedded(self, prompt: str, wanted: list[str]) -> torch.Tensor:
         """The embedding of a prompt; computed once per distinct prompt as long as there is room."""
         if prompt not in self.embeddings:
-            missing = [each for each in wanted if each not in self.embeddings]
+            missing = [each for each in (prompt, *wanted) if each not in self.embeddings]
             self.embeddings |= prompt_embeddings(
                 self.generator, missing, batch=self.settings.batch, precision=self.precision
             )

@@ -22,6 +22,7 @@ from raymedlt.images.stages import rejected_reasons, rejected_rows
 from raymedlt.ledger import Ledger, flatten
 from raymedlt.machine import Settings
 from raymedlt.progress import Progress
+from raymedlt.runreport.words import counted
 from raymedlt.schema import TRAIN
 from raymedlt.storage import FileEntry, Storage
 from raymedlt.synthesis.card import data_card, generator_card
@@ -130,7 +131,8 @@ def _report(
         generator=_generator(outcome, learnt),
         likeness=every,
         memorisation=memorisation(found, gate, examples, config.seed),
-        classifier="trained in this run, on its real training images" if config.classifier.path is None else "given",
+        classifier="trained in this run, on its real training images" if config.classifier.path is None
+        else f"of {config.classifier.path}",
         gate=[(name.replace("_", " "), str(value)) for name, value in asdict(config.gate).items()],
         gate_precision=config.gate.precision,
         curves={name: learnt[key] for name, key in CURVES if key in learnt},
@@ -151,7 +153,7 @@ def _report(
             images_per_second=outcome.drawn_now / seconds[DRAW] if seconds.get(DRAW) else None,
             gpu_hours=seconds.get(DRAW, 0.0) * outcome.drawers / 3600 if outcome.machine.device == "cuda" else None,
             where=f"{outcome.workers} workers, {outcome.where}; {outcome.machine.device} in "
-            f"{outcome.machine.precision}, {config.machine.threads} thread(s) each",
+            f"{outcome.machine.precision}, {counted(config.machine.threads, 'thread')} each",
         ),
         rejected=rejected_reasons(outcome.labels, outcome.prepared),
         rejected_rows=rejected_rows(storage),

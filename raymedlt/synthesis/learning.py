@@ -190,8 +190,11 @@ def learn(
 
     if loop.device == "cpu":  # the backward pass of fused attention is slow there: steps take 1.3 to 1.6 times as long
         generator.unet.set_attn_processor(AttnProcessor())
+        generator.text_encoder.set_attn_implementation("eager")
     history = fit(denoiser, batch_of, loop, checkpoints, said)
-    generator.unet.set_attn_processor(AttnProcessor2_0())  # type: ignore[no-untyped-call]
+    if loop.device == "cpu":
+        generator.unet.set_attn_processor(AttnProcessor2_0())  # type: ignore[no-untyped-call]
+        generator.text_encoder.set_attn_implementation("sdpa")
     if settings.gradient_checkpointing:
         generator.unet.disable_gradient_checkpointing()
     generator.freeze()

@@ -185,15 +185,15 @@ class _Run:
             return
         teach = Teach(self.config, data, machine, self.ledger.worker())
         own, scratch = learning_of(self.config, data.classes), self.config.generator.path is None
-        total = own.steps + (self.config.generator.autoencoder.steps if scratch else 0)
-        with self.progress.stage(LEARN, total=total, unit="steps") as advance:
+        before = self.config.generator.autoencoder.steps if scratch else 0
+        with self.progress.stage(LEARN, total=before + own.steps, unit="steps") as advance:
             if self._under_ray:
                 self._connect()
                 teach_on_ray(teach, self.storage)
                 self.ledger.check_lock()
                 self.storage.delete_folder("_work/ray_train")
             else:
-                teach(said=_steps(advance, self.ledger))
+                teach(said=_steps(advance, self.ledger, before))
         self.storage.delete_folder("_work/learn")  # the generator is kept, its checkpoints are not
 
     def _checkpoint_hash(self) -> str:
@@ -269,13 +269,15 @@ class _Run:
         return self.ray
 
 
-def _steps(advance: Callable[[int], None], ledger: Ledger) -> Callable[[str, dict[str, Any]], None]:
-    """Advance the progress as the loops report."""
-    seen = {"autoencoder": 0, "denoiser": 0}
+def _steps(advance: Callable[[int], None], ledger: Ledger, before: int) -> Callable[[str, dict[str, Any]], None]:
+    """Advance the progress as the loops report; `before` steps of the autoencoder precede the denoiser's."""
+    seen = 0
 
     def said(part: str, entry: dict[str, Any]) -> None:
+        nonlocal seen
         ledger.check_lock()
-        advance(entry["step"] - seen[part])
-        seen[part] = entry["step"]
+        at = entry["step"] + (before if part == "denoiser" else 0)
+        advance(at - seen)
+        seen = at
 
     return said

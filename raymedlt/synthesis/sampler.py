@@ -54,11 +54,11 @@ def prepare_sampling(generator: Generator, settings: SamplerSettings) -> Generat
 def prompt_embeddings(
     generator: Generator, prompts: Sequence[str], *, batch: int = 16, precision: Precision = "float32"
 ) -> dict[str, torch.Tensor]:
-    """The text encoder's output [L, D] of each distinct prompt and of "", on the generator's device.
+    """The text encoder's output [L, D] of each distinct prompt, on the generator's device.
 
     Prompts for a generator with a textual inversion go through `generator.worded` first.
     """
-    distinct = list(dict.fromkeys(["", *prompts]))
+    distinct = list(dict.fromkeys(prompts))
     found: dict[str, torch.Tensor] = {}
     with torch.inference_mode(), autocast(generator.device, precision):
         for start in range(0, len(distinct), batch):
@@ -191,6 +191,6 @@ def _memory(generator: Generator, settings: SamplerSettings) -> Iterator[None]:
         raise RaymedltError(
             f"out of memory at batch shape {settings.batch} x {size} x {size}",
             "a batch that fits",
-            f"use --sampling.batch {max(1, settings.batch // 2)} and a new output folder: the batch shape is part of "
-            "the result",
+            f"use --sampling.batch {max(1, settings.batch // 2)} with a new output folder (the batch shape is part of "
+            "the result); give it this folder's generator and classifier as --generator.path and --classifier.path",
         ) from None

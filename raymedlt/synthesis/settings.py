@@ -21,8 +21,8 @@ class SmallSizes:
 
     size: int = 64
     """Pixels per side: a power of two, at least 32."""
-    vae_channels: tuple[int, int, int] = (16, 32, 64)
-    """Of the autoencoder's blocks, from full size to a quarter; multiples of 16."""
+    vae_channels: tuple[int, ...] = (16, 32, 64)
+    """Of the autoencoder's blocks, multiples of 16; each but the last halves: three give 4 pixels to a latent."""
     vae_layers: int = 1
     """Residual layers per block."""
     latent_channels: int = 8
@@ -96,7 +96,7 @@ class LearningSettings:
     """Images per step, over all replicas."""
     rate: float | None = None
     """Learning rate (AdamW), after a linear rise and along a cosine. Default: 1e-2 for tokens and textual inversion,
-    1e-4 for LoRA, 1e-5 for a given generator in full, 1e-3 for the small one from scratch."""
+    1e-4 for LoRA, 1e-5 for a given generator in full, 2e-3 for the small one from scratch."""
     ema: float = 0.999
     """Decay of the moving average of what is learnt, which is what is kept."""
     wordings: int = 4

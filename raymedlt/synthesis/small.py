@@ -27,7 +27,6 @@ from raymedlt.synthesis.settings import SmallSizes
 
 START, END = "<|startoftext|>", "<|endoftext|>"
 _WORD_END = "</w>"
-_VAE_BLOCKS = 3  # two of them halve: 4 pixels to a latent
 _NORM_GROUPS = 16
 
 
@@ -138,7 +137,7 @@ def _text_config(tokenizer: Any, sizes: SmallSizes) -> Any:
 def _unet(sizes: SmallSizes) -> Any:
     plain = [number < sizes.unet_plain_blocks for number in range(len(sizes.unet_channels))]
     return UNet2DConditionModel(
-        sample_size=sizes.size // 2 ** (_VAE_BLOCKS - 1),
+        sample_size=sizes.size // 2 ** (len(sizes.vae_channels) - 1),
         in_channels=sizes.latent_channels,
         out_channels=sizes.latent_channels,
         layers_per_block=sizes.unet_layers,
@@ -161,8 +160,8 @@ def _vae(sizes: SmallSizes) -> Any:
         latent_channels=sizes.latent_channels,
         block_out_channels=sizes.vae_channels,
         layers_per_block=sizes.vae_layers,
-        down_block_types=("DownEncoderBlock2D",) * _VAE_BLOCKS,
-        up_block_types=("UpDecoderBlock2D",) * _VAE_BLOCKS,
+        down_block_types=("DownEncoderBlock2D",) * len(sizes.vae_channels),
+        up_block_types=("UpDecoderBlock2D",) * len(sizes.vae_channels),
         norm_num_groups=_NORM_GROUPS,
         mid_block_add_attention=False,  # one chest's parts know each other through convolutions at this size
     )

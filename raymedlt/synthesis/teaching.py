@@ -156,7 +156,7 @@ def rate_of(learning: LearningSettings, scratch: bool) -> float:
     """The learning rate, or what suits the method."""
     if learning.rate is not None:
         return learning.rate
-    usual = {"tokens": 1e-2, "textual_inversion": 1e-2, "lora": 1e-4, "full": 1e-3 if scratch else 1e-5}
+    usual = {"tokens": 1e-2, "textual_inversion": 1e-2, "lora": 1e-4, "full": 2e-3 if scratch else 1e-5}
     return usual[learning.method]
 
 

@@ -82,6 +82,11 @@ def test_every_word_is_one_token():
         word_tokenizer([], 16)
 
 
+def test_one_more_block_of_the_autoencoder_halves_the_latents():
+    assert tiny(vae_channels=(16, 16, 16, 16)).latent_shape[1:] == (4, 4)
+    assert tiny().latent_shape[1:] == (8, 8)
+
+
 def test_building_is_deterministic_and_leaves_the_global_randomness_alone():
     torch.manual_seed(1)
     expected = torch.rand(3)

@@ -57,7 +57,7 @@ def loop(steps: int, **changes: object) -> LoopSettings:
 def draw_rows(generator: Generator, rows: list[tuple[str, tuple[str, ...], int]], settings: SamplerSettings) -> Drawn:
     """Rows are (prompt, label set, seed)."""
     prompts = [generator.worded(prompt, names) for prompt, names, _ in rows]
-    found = prompt_embeddings(generator, prompts)
+    found = prompt_embeddings(generator, ["", *prompts])
     texts = torch.stack([found[prompt] for prompt in prompts])
     return draw_images(
         generator, texts, found[""][None], [seed for *_, seed in rows], settings, [names for _, names, _ in rows]
