@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
+from raymedlt.cpus import cpus
 from raymedlt.errors import ConfigError
 from raymedlt.ledger import Ledger
 from raymedlt.runtime import Cluster
@@ -51,7 +51,7 @@ def settle(
         chosen = _device(device, replicas, key, connect)
         nodes = connect().nodes if connect is not None else 1
         # On a cluster of several nodes the CPUs of this one say nothing about a replica's.
-        threads = 1 if nodes > 1 else max(1, (os.cpu_count() or 1) // replicas)
+        threads = 1 if nodes > 1 else max(1, cpus() // replicas)
         known = dataclasses.asdict(Settings(chosen, _precision(precision, chosen), threads))
         ledger.commit(SETTLE, "machine", [], known)
     return Settings(**known)

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from types import FrameType
 from typing import Any
 
+from raymedlt.cpus import cpus
 from raymedlt.errors import InterruptedRun, RaymedltError
 from raymedlt.ledger import Ledger, LedgerHandle
 from raymedlt.progress import Progress
@@ -118,7 +119,7 @@ def connect(workers: int, *, address: str | None = None) -> Iterator[Cluster]:
                 logging.getLogger("ray._private.authentication.authentication_token_setup").setLevel(logging.ERROR)
                 ray.init(
                     address="local",
-                    num_cpus=max(4, workers + 2, os.cpu_count() or 1),
+                    num_cpus=max(4, workers + 2, cpus()),
                     include_dashboard=False,
                     object_store_memory=_object_store_bytes(),
                     logging_level=logging.WARNING,

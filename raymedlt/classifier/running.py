@@ -24,6 +24,7 @@ from raymedlt.classifier.config import ClassifyConfig, data_of
 from raymedlt.classifier.distributed import put_pixels, streamed, train_on_ray
 from raymedlt.classifier.task import TRAINED, Training, do
 from raymedlt.config import config_hash, hashed_part
+from raymedlt.cpus import cpus
 from raymedlt.images.arranging import Data
 from raymedlt.images.examples import Examples
 from raymedlt.images.stages import DataStages
@@ -57,7 +58,7 @@ def describe(config: ClassifyConfig) -> str:
 
 def workers_of(config: ClassifyConfig) -> int:
     """Configured workers, else one per CPU of this machine."""
-    return config.workers or os.cpu_count() or 1
+    return config.workers or cpus()
 
 
 def run(config: ClassifyConfig) -> str:

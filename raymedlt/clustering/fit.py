@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, get_args
@@ -20,6 +19,7 @@ from raymedlt.clustering.repair import PASSES, SplitChecks
 from raymedlt.clustering.screening import Distances, Vectors
 from raymedlt.clustering.spanning_tree import Edges, Fleet, SpanningTree, minimum_spanning_tree
 from raymedlt.config import ClusteringConfig
+from raymedlt.cpus import cpus
 from raymedlt.errors import InputError
 from raymedlt.intervals import wilson
 from raymedlt.seeds import keyed_seed
@@ -177,7 +177,7 @@ def _fit(
 ) -> Clustering:
     began = time.perf_counter()
     index = build_index(vectors_ND, settings)
-    fleet = LocalFleet(index, settings.listed, settings.min_samples, threads or os.cpu_count() or 1, weights_N)
+    fleet = LocalFleet(index, settings.listed, settings.min_samples, threads or cpus(), weights_N)
     return grow(index, fleet, settings, weights_N, time.perf_counter() - began)
 
 
@@ -324,7 +324,7 @@ def _checks(
     own = None if weights_N is None else weights_N[part]
     labels = []
     for other in (index.alike(smaller, settings.seed), Index(smaller, precision=index.precision)):
-        small = LocalFleet(other, settings.listed, settings.min_samples, os.cpu_count() or 1, own)
+        small = LocalFleet(other, settings.listed, settings.min_samples, cpus(), own)
         tree = minimum_spanning_tree(small.floor_N, small, other.partial, len(part) // _EXHAUSTIVE_SHARE)
         ties = tree.ties if settings.like_hdbscan(index) else None
         labels.append(flat_clusters(tree.edges, small.core_N, settings.min_cluster_size, own, ties).labels_N)

@@ -22,7 +22,6 @@ from __future__ import annotations
 
 import copy
 import functools
-import os
 import threading
 import time
 import warnings
@@ -32,6 +31,8 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+
+from raymedlt.cpus import cpus
 
 Vectors = npt.NDArray[np.float32]
 Ids = npt.NDArray[np.int64]
@@ -144,7 +145,7 @@ class Screen:
                 self._codes[start:stop] = codes.view(self._int()).numpy()
             return square
 
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
+        with ThreadPoolExecutor(cpus()) as pool:
             largest = max(pool.map(fill, range(0, self.places, COLUMNS)), default=0.0)
         self._delta_max = float(self.delta.max(initial=0.0))
         # Sums of the product are float32 (or better): four times what their rounding errors add up to.

@@ -23,6 +23,7 @@ import pyarrow as pa
 from raymedlt.clustering.fit import Clustering, check_vectors, settings_of
 from raymedlt.clustering.model import ClusterModel
 from raymedlt.config import EnrichConfig, config_hash, hashed_part
+from raymedlt.cpus import cpus
 from raymedlt.embedding.encoder import PrecisionChoice, choose_precision
 from raymedlt.enrichment import finish
 from raymedlt.enrichment.corpus import SECTIONS, Section, distinct, study_ids, training_rows
@@ -87,7 +88,7 @@ def describe(config: EnrichConfig) -> str:
 
 def workers_of(config: EnrichConfig) -> int:
     """Configured workers, else one per CPU of this machine."""
-    return config.workers or os.cpu_count() or 1
+    return config.workers or cpus()
 
 
 def run(config: EnrichConfig) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +14,7 @@ import pyarrow.compute as pc
 
 from raymedlt.clustering.model import ClusterModel
 from raymedlt.config import EnrichConfig
+from raymedlt.cpus import cpus
 from raymedlt.embedding.encoder import PrecisionChoice, choose_precision, load_encoder
 from raymedlt.enrichment.corpus import SECTIONS, distinct, sentences_of, study_ids, training_rows
 from raymedlt.enrichment.knowledge import Knowledge, SectionFit, cluster_section, judge_section, learn
@@ -84,7 +84,7 @@ class Embedder:
     def __call__(self, sentences: Sequence[str]) -> npt.NDArray[np.float32]:
         options = self.config.embedding
         encoder = load_encoder(options.model, self.choice.precision, options.batch_sentences, "cpu")
-        return encoder.encode(sentences, threads=self.config.workers or os.cpu_count() or 1)
+        return encoder.encode(sentences, threads=self.config.workers or cpus())
 
 
 def complete(reports: pa.Table) -> pa.Table:

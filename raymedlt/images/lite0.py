@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
+import timm
 import torch
 from torch import Tensor
+from torch.nn.functional import interpolate
 
 from raymedlt.errors import MissingDependencyError
 
@@ -30,6 +34,29 @@ def packaged_lite0() -> dict[str, Tensor]:
     path = next(Path(str(file.locate())) for file in files if file.suffix == ".pth")
     tensors = torch.load(path, map_location="cpu", weights_only=True)
     return {_timm_name(name): tensor for name, tensor in tensors.items() if not name.startswith("_fc.")}
+
+
+@lru_cache(maxsize=2)
+def lite0_network(device: str) -> Any:
+    """The network with these weights, frozen and in eval mode: one per process and device, so leave it as it is.
+
+    Raises:
+        MissingDependencyError: the package isn't installed.
+    """
+    with torch.random.fork_rng(devices=[]):  # the random start is replaced; the caller's generator stays as it is
+        network = timm.create_model(LITE0_BACKBONE, pretrained=False, num_classes=0)
+    network.load_state_dict(packaged_lite0())
+    network.requires_grad_(False)
+    return network.eval().to(device)
+
+
+def lite0_input(network: Any, images_B1SS: Tensor, size: int) -> Tensor:
+    """Grey images in [0, 1] as the network wants them, [B, 3, size, size]."""
+    mean_311, std_311 = (
+        torch.tensor(network.pretrained_cfg[name], device=images_B1SS.device)[:, None, None] for name in ("mean", "std")
+    )
+    scaled = interpolate(images_B1SS, (size, size), mode="bilinear", align_corners=False, antialias=True)
+    return (scaled - mean_311) / std_311
 
 
 _STAGES = (1, 2, 2, 3, 3, 4, 1)

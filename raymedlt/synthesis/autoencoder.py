@@ -1,12 +1,12 @@
 """Training of a small generator's autoencoder, and how true its reconstructions are.
 
-Loss: absolute error, absolute error of the edges at three scales, and a little of the Kullback-Leibler divergence from
-a unit normal distribution. No adversary: at 64 pixels the fine lines of catheters and ribs come back without one. At
-the end the latents are scaled to unit variance, as the denoiser expects.
+Loss: absolute error, absolute error of the edges at three scales, distance to a frozen network (perceptual.py), and a
+little of the Kullback-Leibler divergence from a unit normal distribution. No adversary: at 64 pixels the fine lines of
+catheters and ribs come back without one. At the end the latents are scaled to unit variance, as the denoiser expects.
 
 Shape suffixes: N images, B rows, S pixels, H and W.
 
-Source: Rombach et al. 2022 (arXiv 2112.10752), section 3.1, without the adversary and the perceptual loss.
+Source: Rombach et al. 2022 (arXiv 2112.10752), section 3.1, without the adversary.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from raymedlt.seeds import keyed_seed
 from raymedlt.synthesis.generator import Generator, autocast, images_to_input, laid_out
 from raymedlt.synthesis.learning import encode_images, rows_of_step
 from raymedlt.synthesis.loop import Batch, LoopSettings, Said, fit
+from raymedlt.synthesis.perceptual import Perceptual
 from raymedlt.synthesis.settings import AutoencoderSettings, Precision
 
 
@@ -33,6 +34,7 @@ class Autoencoding(nn.Module):
         super().__init__()
         self.vae: Any = vae
         self.settings = settings
+        self.perceptual = Perceptual(str(vae.device)) if settings.perceptual else None
 
     def forward(self, images_B1SS: torch.Tensor, noise_BCHW: torch.Tensor) -> torch.Tensor:
         """Mean loss of the rows; images in [-1, 1]."""
@@ -42,7 +44,8 @@ class Autoencoding(nn.Module):
         divergence = 0.5 * (mean.square() + std.square() - 1 - logvar).mean()
         own = self.settings
         error: torch.Tensor = (decoded - images_B1SS).abs().mean() + own.kl * divergence
-        return error + own.edges * edge_error(decoded, images_B1SS, own.edge_scales)
+        error = error + own.edges * edge_error(decoded, images_B1SS, own.edge_scales)
+        return error if self.perceptual is None else error + own.perceptual * self.perceptual(decoded, images_B1SS)
 
 
 def edge_error(one_BCHW: torch.Tensor, other_BCHW: torch.Tensor, scales: int) -> torch.Tensor:

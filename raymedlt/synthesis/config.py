@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from raymedlt.config import refuse_credentials, require
+from raymedlt.cpus import cpus
 from raymedlt.images.config import DataConfig, ImageLabelsConfig, ImagesConfig, PhantomConfig, SplitConfig
 from raymedlt.synthesis.plan import PlanSettings
 from raymedlt.synthesis.settings import AutoencoderSettings, GateSettings, LearningSettings, SamplerSettings, SmallSizes
@@ -159,6 +160,6 @@ def data_of(config: SynthesizeConfig) -> DataConfig:
     on_ray = bool(os.environ.get("RAY_ADDRESS"))
     return DataConfig(
         images=config.images, phantom=config.phantom, labels=config.labels, split=config.split, seed=config.seed,
-        workers=config.workers or os.cpu_count() or 1, ray_from=0 if on_ray else config.ray_from,
+        workers=config.workers or cpus(), ray_from=0 if on_ray else config.ray_from,
         max_rejected=config.max_rejected,
     )  # fmt: skip

@@ -9,18 +9,14 @@ N images, S pixels a side, D features.
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import lru_cache
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import timm
 import torch
 from torch import Tensor
-from torch.nn.functional import interpolate
 
 from raymedlt.classifier import Classifier
-from raymedlt.images.lite0 import LITE0_BACKBONE, packaged_lite0
+from raymedlt.images.lite0 import lite0_input, lite0_network
 
 Bytes = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]
@@ -39,15 +35,11 @@ def lite0_features(images_NSS: Bytes, device: str = "cpu") -> Floats:
     Raises:
         MissingDependencyError: the package of the weights isn't installed.
     """
-    network = _lite0(device)
-    mean_311, std_311 = (
-        torch.tensor(network.pretrained_cfg[name], device=device)[:, None, None] for name in ("mean", "std")
-    )
+    network = lite0_network(device)
 
     def pooled(images_B1SS: Tensor) -> Tensor:
-        size = (LITE0_SIZE, LITE0_SIZE)
-        scaled = interpolate(images_B1SS, size, mode="bilinear", align_corners=False, antialias=True)
-        return network.forward_features((scaled - mean_311) / std_311).mean(dim=(2, 3))  # type: ignore[no-any-return]
+        maps: Tensor = network.forward_features(lite0_input(network, images_B1SS, LITE0_SIZE))
+        return maps.mean(dim=(2, 3))
 
     return _in_batches(pooled, images_NSS, device)
 
@@ -78,11 +70,3 @@ def _in_batches(pooled: Callable[[Tensor], Tensor], images_NSS: Bytes, device: s
             images = torch.from_numpy(filled).unsqueeze(1).to(device).float() / 255
             found.append(pooled(images).float().cpu().numpy()[: len(part)])
     return np.concatenate(found)
-
-
-@lru_cache(maxsize=2)
-def _lite0(device: str) -> Any:
-    with torch.random.fork_rng(devices=[]):  # the random start is replaced; the caller's generator stays as it is
-        network = timm.create_model(LITE0_BACKBONE, pretrained=False, num_classes=0)
-    network.load_state_dict(packaged_lite0())
-    return network.eval().to(device)

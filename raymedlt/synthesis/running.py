@@ -19,6 +19,7 @@ import torch
 from raymedlt.classifier import ClassifyConfig, train_classifier
 from raymedlt.classifier.config import EvaluationConfig, ModelConfig, TrainingConfig
 from raymedlt.config import config_hash, hashed_part
+from raymedlt.cpus import cpus
 from raymedlt.errors import ConfigError, InputError
 from raymedlt.images.arranging import Data
 from raymedlt.images.stages import DataStages, data_parts
@@ -114,7 +115,7 @@ class _Run:
     def __init__(self, config: SynthesizeConfig, storage: Storage, ledger: Ledger, stack: contextlib.ExitStack) -> None:
         self.config, self.storage, self.ledger, self.stack = config, storage, ledger, stack
         self.progress = Progress()
-        self.workers = config.workers or os.cpu_count() or 1
+        self.workers = config.workers or cpus()
         self.began = time.monotonic()
         self.ray: Cluster | None = None
         self.always_ray = config.ray_from == 0 or bool(os.environ.get("RAY_ADDRESS"))

@@ -72,6 +72,8 @@ class AutoencoderSettings:
     """Learning rate (AdamW), after a linear rise and along a cosine."""
     edges: float = 1.0
     """Weight of the error of the edges."""
+    perceptual: float = 1.0
+    """Weight of the distance in the first maps of EfficientNet-Lite0 (ImageNet weights); 0: without, and sooner."""
     kl: float = 1e-3
     """Weight of the Kullback-Leibler divergence, per latent number."""
     edge_scales: int = 3
@@ -81,6 +83,8 @@ class AutoencoderSettings:
         for name in ("steps", "batch", "edge_scales"):
             require(getattr(self, name) >= 1, f"generator.autoencoder.{name}", getattr(self, name), "at least 1")
         require(self.rate > 0, "generator.autoencoder.rate", self.rate, "a positive number")
+        for name in ("edges", "perceptual", "kl"):
+            require(getattr(self, name) >= 0, f"generator.autoencoder.{name}", getattr(self, name), "0 or more")
 
 
 @dataclass(frozen=True, kw_only=True)

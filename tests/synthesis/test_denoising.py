@@ -31,6 +31,7 @@ from raymedlt.synthesis.learning import (
 )
 from raymedlt.synthesis.loop import LoopSettings, fit, rate_factor
 from raymedlt.synthesis.losses import Schedule, denoising_loss
+from raymedlt.synthesis.perceptual import Perceptual
 from raymedlt.synthesis.settings import AutoencoderSettings, LearningSettings, SamplerSettings
 
 CONFIG = {"num_train_timesteps": 1000, "beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
@@ -324,3 +325,33 @@ def test_the_divergence_of_a_unit_normal_is_zero():
     torch.nn.init.zeros_(generator.vae.quant_conv.bias)
     plain, heavy = (Autoencoding(generator.vae, AutoencoderSettings(kl=kl))(images, noise) for kl in (0.0, 100.0))
     assert torch.allclose(plain, heavy)
+
+
+def test_the_perceptual_distance_sees_a_blur_that_absolute_error_hardly_does():
+    images = torch.from_numpy(phantoms(8)[0]).float().unsqueeze(1) / 127.5 - 1
+    distance = Perceptual("cpu")
+    blurred = torch.nn.functional.avg_pool2d(images, 3, 1, 1, count_include_pad=False)
+    darker = images - (blurred - images).abs().mean()
+    assert distance(images, images).item() == 0
+    assert (blurred - images).abs().mean() == pytest.approx((darker - images).abs().mean().item())
+    assert distance(blurred, images) > 3 * distance(darker, images)
+
+
+def test_the_perceptual_distance_teaches_the_images_and_not_its_network():
+    images = (torch.rand(2, 1, 32, 32) * 2 - 1).requires_grad_()
+    real = torch.rand(2, 1, 32, 32).requires_grad_()
+    distance = Perceptual("cpu")
+    distance(images, real).backward()
+    assert images.grad.abs().max() > 0
+    assert real.grad is None
+    assert all(each.grad is None for each in distance.network.parameters())
+    assert not distance.network.training
+
+
+def test_the_perceptual_distance_is_part_of_the_loss():
+    generator = tiny()
+    images = torch.rand(2, 1, 32, 32)
+    noise = torch.zeros(2, *generator.latent_shape)
+    loss = {w: Autoencoding(generator.vae, AutoencoderSettings(perceptual=w))(images, noise) for w in (0.0, 2.0)}
+    found = generator.vae.decode(generator.vae.encode(images).latent_dist.mean).sample
+    assert (loss[2.0] - loss[0.0]).item() == pytest.approx(2 * Perceptual("cpu")(found, images).item(), rel=1e-4)
