@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import sys
 import time
@@ -209,7 +210,9 @@ def _cards(report: Report, config: SynthesizeConfig, storage: Storage) -> list[F
     if config.generator.adapters is not None:
         return []
     folder = ADAPTERS if report.generator.method != "full" else GENERATOR
-    card = generator_card(report, folder=folder, adapters=folder == ADAPTERS)
+    base = report.generator.base
+    on_hub = "://" not in base and not os.path.isdir(base)
+    card = generator_card(report, folder=folder, adapters=folder == ADAPTERS, base_model=base if on_hub else "")
     return [storage.write_bytes(f"{folder}/README.md", card.encode())]
 
 

@@ -58,9 +58,10 @@ class Verdict:
     """Why it was refused; empty if it was accepted."""
     scores: dict[str, float]
     """What was measured, as far as it could be: "shown" (how far the least probable planned class is above its
-    threshold), "stray" (how far the worst other class is above its limit), "distance" (share of the limit; refused
-    above 1), "copy" (distance to the nearest training image as a share of a held-out image's; refused below the gate's
-    threshold), "target" (probability of the class that the image is for)."""
+    threshold on validation; the drawn images may raise that), "stray" (how far the worst other class is above its
+    limit), "distance" (share of the limit; refused above 1), "copy" (distance to the nearest training image as a share
+    of a held-out image's; refused below the gate's threshold), "target" (probability of the class that the image is
+    for)."""
     nearest: int
     """Row of the nearest training image, for a page that shows both; -1 where there is none."""
 
