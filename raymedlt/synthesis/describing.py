@@ -58,7 +58,7 @@ def description(config: SynthesizeConfig) -> str:
         ("gate", f"tuned on real validation images, precision {config.gate.precision:g}"),
         ("learn", "adapters are given" if config.generator.adapters else
          f"{own.method}, {own.steps:,} steps of {own.batch} images"
-         + (f", after {config.generator.autoencoder.steps:,} steps of the autoencoder" if scratch else "")),
+         + (f", after {config.generator.autoencoder.all_steps:,} steps of the autoencoder" if scratch else "")),
         ("plan", f"{len(plan):,} rows for {len(plan.rows_of())} classes, up to {plan.target_count:,} images each"),
         ("draw", f"{batches:,} batches of {sampling.batch}, {sampling.steps} steps of {sampling.scheduler}, "
                  f"guidance {sampling.guidance:g}"),

@@ -42,7 +42,7 @@ from raymedlt.synthesis.warnings import warnings_of
 
 PAGE = "report.html"
 FINISH = "finish"
-CURVES = (("autoencoder", "autoencoder"), ("denoiser", "history"))
+CURVES = (("autoencoder", "autoencoder"), ("decoder", "decoder"), ("denoiser", "history"))
 
 
 @dataclass(frozen=True)

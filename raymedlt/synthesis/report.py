@@ -207,7 +207,7 @@ class Report:
     gate_precision: float | None = None
     """Wanted precision of its thresholds."""
     curves: Mapping[str, Sequence[Mapping[str, float]]] = field(default_factory=dict)
-    """Training ("autoencoder", "denoiser") -> reports of loop.fit: step, loss, rate."""
+    """Training ("autoencoder", "decoder", "denoiser") -> reports of loop.fit: step, loss, rate."""
     accepted_sheets: Sequence[ClassSheet] = ()
     refused_sheets: Sequence[RefusedSheet] = ()
     pairs: Sequence[NearestPair] = ()

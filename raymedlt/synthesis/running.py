@@ -186,8 +186,10 @@ class _Run:
             return
         teach = Teach(self.config, data, machine, self.ledger.worker())
         own, scratch = learning_of(self.config, data.classes), self.config.generator.path is None
-        before = self.config.generator.autoencoder.steps if scratch else 0
-        with self.progress.stage(LEARN, total=before + own.steps, unit="steps") as advance:
+        autoencoder = self.config.generator.autoencoder
+        total = own.steps + (autoencoder.all_steps if scratch else 0)
+        before = {"autoencoder": 0, "decoder": autoencoder.steps, "denoiser": total - own.steps}
+        with self.progress.stage(LEARN, total=total, unit="steps") as advance:
             if self._under_ray:
                 self._connect()
                 teach_on_ray(teach, self.storage)
@@ -270,14 +272,16 @@ class _Run:
         return self.ray
 
 
-def _steps(advance: Callable[[int], None], ledger: Ledger, before: int) -> Callable[[str, dict[str, Any]], None]:
-    """Advance the progress as the loops report; `before` steps of the autoencoder precede the denoiser's."""
+def _steps(
+    advance: Callable[[int], None], ledger: Ledger, before: dict[str, int]
+) -> Callable[[str, dict[str, Any]], None]:
+    """Advance the progress as the loops report; so many steps come before each part's."""
     seen = 0
 
     def said(part: str, entry: dict[str, Any]) -> None:
         nonlocal seen
         ledger.check_lock()
-        at = entry["step"] + (before if part == "denoiser" else 0)
+        at = before[part] + entry["step"]
         advance(at - seen)
         seen = at
 

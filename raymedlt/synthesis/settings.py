@@ -72,18 +72,25 @@ class AutoencoderSettings:
     """Learning rate (AdamW), after a linear rise and along a cosine."""
     edges: float = 1.0
     """Weight of the error of the edges."""
+    decoder_steps: int = 1500
+    """Steps after these in which the decoder learns alone, with `perceptual`, at a third of the rate; 0: none."""
     perceptual: float = 1.0
-    """Weight of the distance in the first maps of EfficientNet-Lite0 (ImageNet weights); 0: without, and sooner."""
+    """Weight of the distance in the first maps of EfficientNet-Lite0 (ImageNet weights) in the decoder's steps."""
     kl: float = 1e-3
     """Weight of the Kullback-Leibler divergence, per latent number."""
     edge_scales: int = 3
     """Edges of the image itself, of half its size, of a quarter."""
 
+    @property
+    def all_steps(self) -> int:
+        """With those of the decoder alone."""
+        return self.steps + self.decoder_steps
+
     def __post_init__(self) -> None:
         for name in ("steps", "batch", "edge_scales"):
             require(getattr(self, name) >= 1, f"generator.autoencoder.{name}", getattr(self, name), "at least 1")
         require(self.rate > 0, "generator.autoencoder.rate", self.rate, "a positive number")
-        for name in ("edges", "perceptual", "kl"):
+        for name in ("edges", "decoder_steps", "perceptual", "kl"):
             require(getattr(self, name) >= 0, f"generator.autoencoder.{name}", getattr(self, name), "0 or more")
 
 
@@ -100,7 +107,7 @@ class LearningSettings:
     """Images per step, over all replicas."""
     rate: float | None = None
     """Learning rate (AdamW), after a linear rise and along a cosine. Default: 1e-2 for tokens and textual inversion,
-    1e-4 for LoRA, 1e-5 for a given generator in full, 2e-3 for the small one from scratch."""
+    1e-4 for LoRA, 1e-5 for a given generator in full, 1e-3 for the small one from scratch."""
     ema: float = 0.999
     """Decay of the moving average of what is learnt, which is what is kept."""
     wordings: int = 4

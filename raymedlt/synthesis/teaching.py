@@ -1,6 +1,6 @@
 """What a replica does when the generator learns: from prepared images to a saved generator or adapters. No Ray in here.
 
-_work/learn/autoencoder/, _work/learn/denoiser/    checkpoints (see raymedlt/checkpoint.py)
+_work/learn/autoencoder/, decoder/, denoiser/    checkpoints (see raymedlt/checkpoint.py)
 generator/      a small generator trained from scratch, in diffusers' Stable Diffusion layout
 adapters/       what was learnt on top of a generator that stays as it is
 """
@@ -24,7 +24,7 @@ from raymedlt.machine import Settings
 from raymedlt.schema import TRAIN, VALIDATION
 from raymedlt.storage import FileEntry, Storage, sha256_of
 from raymedlt.synthesis.adapters import save_adapters
-from raymedlt.synthesis.autoencoder import train_autoencoder
+from raymedlt.synthesis.autoencoder import train_autoencoder, train_decoder
 from raymedlt.synthesis.config import SynthesizeConfig
 from raymedlt.synthesis.folder import generator_hash, load_generator, save_generator
 from raymedlt.synthesis.gate_folder import below
@@ -57,7 +57,7 @@ class Teach:
         """Learn, going on from the last checkpoints; the first replica saves and commits.
 
         Args:
-            said: called with "autoencoder" or "denoiser" and a report of the loop (see loop.py).
+            said: called with "autoencoder", "decoder" or "denoiser" and a report of the loop (see loop.py).
         """
         torch.set_num_threads(self.settings.threads)
         storage = self.handle.storage
@@ -93,11 +93,18 @@ class Teach:
         own = config.generator.autoencoder
         words = vocabulary(self.data.classes, views=(config.plan.view,))
         generator = build_small(words, config.generator.small, config.seed)
+        storage = self.handle.storage
         history = train_autoencoder(
             generator, images_NSS, own, self._loop(own.steps, own.batch, own.rate),
-            Checkpoints(self.handle.storage.sub("_work/learn/autoencoder")), lambda entry: said("autoencoder", entry),
+            Checkpoints(storage.sub("_work/learn/autoencoder")), lambda entry: said("autoencoder", entry),
         )  # fmt: skip
         summary["autoencoder"] = timeless(history)
+        if own.decoder_steps:
+            history = train_decoder(
+                generator, images_NSS, own, self._loop(own.decoder_steps, own.batch, own.rate / 3),
+                Checkpoints(storage.sub("_work/learn/decoder")), lambda entry: said("decoder", entry),
+            )  # fmt: skip
+            summary["decoder"] = timeless(history)
         return generator
 
     def _texts(self, examples: Examples, split: str) -> Texts:
@@ -156,7 +163,7 @@ def rate_of(learning: LearningSettings, scratch: bool) -> float:
     """The learning rate, or what suits the method."""
     if learning.rate is not None:
         return learning.rate
-    usual = {"tokens": 1e-2, "textual_inversion": 1e-2, "lora": 1e-4, "full": 2e-3 if scratch else 1e-5}
+    usual = {"tokens": 1e-2, "textual_inversion": 1e-2, "lora": 1e-4, "full": 1e-3 if scratch else 1e-5}
     return usual[learning.method]
 
 

@@ -39,7 +39,8 @@ PHANTOM = [
 QUICK = [
     *PHANTOM, "--classifier.epochs=1", "--machine.precision=float32", "--gate.features=classifier",
     "--generator.small.size=32", "--generator.small.unet_channels=[32,64]", "--generator.small.vae_channels=[16,16,32]",
-    "--generator.autoencoder.steps=20", "--generator.autoencoder.batch=16", "--learning.steps=20",
+    "--generator.autoencoder.steps=20", "--generator.autoencoder.decoder_steps=10",
+    "--generator.autoencoder.batch=16", "--learning.steps=20",
     "--learning.batch=16", "--learning.checkpoint_seconds=0",
     "--plan.groups=all", "--plan.count=40",
     "--plan.overdraw=1", "--sampling.steps=2", "--sampling.batch=8", "--sampling.shard_batches=2",

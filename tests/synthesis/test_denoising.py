@@ -18,6 +18,7 @@ from raymedlt.synthesis.autoencoder import (
     edge_error,
     reconstruct,
     train_autoencoder,
+    train_decoder,
 )
 from raymedlt.synthesis.folder import load_generator, save_generator
 from raymedlt.synthesis.generator import Generator
@@ -352,6 +353,24 @@ def test_the_perceptual_distance_is_part_of_the_loss():
     generator = tiny()
     images = torch.rand(2, 1, 32, 32)
     noise = torch.zeros(2, *generator.latent_shape)
-    loss = {w: Autoencoding(generator.vae, AutoencoderSettings(perceptual=w))(images, noise) for w in (0.0, 2.0)}
+    own = AutoencoderSettings(perceptual=2.0)
+    without, besides = (Autoencoding(generator.vae, own, perceptual=on)(images, noise) for on in (False, True))
     found = generator.vae.decode(generator.vae.encode(images).latent_dist.mean).sample
-    assert (loss[2.0] - loss[0.0]).item() == pytest.approx(2 * Perceptual("cpu")(found, images).item(), rel=1e-4)
+    assert (besides - without).item() == pytest.approx(2 * Perceptual("cpu")(found, images).item(), rel=1e-4)
+
+
+def test_the_decoder_learns_alone_and_comes_nearer_to_the_images(base, tmp_path):
+    generator = load_generator(base[0])
+    images = phantoms(64)[0]
+    real = torch.from_numpy(images).unsqueeze(1) / 127.5 - 1
+
+    def distance() -> float:
+        return Perceptual("cpu")(torch.from_numpy(reconstruct(generator, images)).unsqueeze(1) / 127.5 - 1, real).item()
+
+    before, latents = distance(), encode_images(generator, images)[0]
+    scale = generator.vae.config["scaling_factor"]
+    train_decoder(generator, images, AutoencoderSettings(), loop(30, rate=2e-3), Checkpoints(Storage.of(str(tmp_path))))
+    assert distance() < 0.9 * before
+    assert torch.equal(encode_images(generator, images)[0], latents)
+    assert generator.vae.config["scaling_factor"] == scale
+    assert not any(each.requires_grad for each in generator.vae.parameters())
