@@ -9,14 +9,11 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 import os
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from raymedlt.checkpoint import LATEST
 from raymedlt.classifier import finish
 from raymedlt.classifier.ablation import other_uses, variants
 from raymedlt.classifier.backbone import build_backbone
@@ -38,8 +35,8 @@ from raymedlt.runtime import (
 )
 from raymedlt.seeds import keyed_seed
 from raymedlt.storage import Storage
+from raymedlt.watching import watched
 
-_POLL_SECONDS = 2.0
 _HELD_BYTES = 4 * 1024**3
 """Prepared images up to this size are held by every replica (and by the driver, for scoring)."""
 
@@ -160,7 +157,7 @@ class _Run:
         with self.progress.stage(f"train {training.name}", total=epochs, unit="epochs") as advance:
             if self._under_ray:
                 self._connect()
-                with _watch(self.storage.sub(f"_work/train/{training.name}"), advance):
+                with watched(self.storage.sub(f"_work/train/{training.name}"), advance):
                     train_on_ray(
                         training, self.data, settings, self.ledger.worker(), stream=self._stream(), storage=self.storage
                     )
@@ -218,33 +215,3 @@ class _Run:
 def member_name(number: int) -> str:
     """Of a member of the ensemble."""
     return f"member-{number}"
-
-
-@contextlib.contextmanager
-def _watch(storage: Storage, advance: Callable[[int], None]) -> Iterator[None]:
-    """Advance the progress as epochs appear in the checkpoints that the first replica writes."""
-    stop = threading.Event()
-
-    def epochs() -> int:
-        """Finished ones, as the latest checkpoint says."""
-        try:
-            return len(json.loads(storage.read_bytes(LATEST))["position"]["history"])
-        except (OSError, ValueError, KeyError):
-            return 0
-
-    def look() -> None:
-        """Until stopped."""
-        seen = 0
-        while not stop.wait(_POLL_SECONDS):
-            now = epochs()
-            if now > seen:
-                advance(now - seen)
-                seen = now
-
-    thread = threading.Thread(target=look, name="watch", daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        thread.join()
