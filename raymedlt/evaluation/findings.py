@@ -7,7 +7,7 @@ Claims are scored in groups, since one finding has many names. Two tables beside
 radiology but not Python can correct, say what counts as one:
 * scoring_groups.csv: a finding belongs to the groups of its nearest ancestors (itself first) that the column `findings`
   names; a row with `words` only where the claim's own words have one of them ("chest tube"). Without a row it is a
-  group of its own. The ontology's collective names ("lung_abnormality") are denied, never scored as present. sided:
+  group of its own. Collective names ("lung_abnormality", "abnormal") are denied, never scored as present. sided:
   whether left and right are two things.
 * signs.csv: what isn't scored beside the finding of which it is the sign, in one sentence: "Airspace opacity in the
   left lung consistent with pneumonia" claims a pneumonia, of the left. With `words` only where the sign's have one.
@@ -20,7 +20,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from importlib.resources import files
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -28,6 +28,7 @@ import numpy.typing as npt
 from raymedlt.errors import InputError
 from raymedlt.reports.assertion import Mention, judge
 from raymedlt.reports.labels import Denied, Labelled, contradicts
+from raymedlt.reports.scope import UNSPECIFIED
 from raymedlt.reports.sentences import split_sentences
 from raymedlt.reports.vocabulary import is_a, ontology
 
@@ -168,7 +169,7 @@ def _groups(finding: str, words: frozenset[str]) -> tuple[tuple[str, bool], ...]
     nearest = [each for each in found if not any(other != each and is_a(other, each) for other in found)]
     if nearest:
         return tuple(sorted({found[each] for each in nearest}))
-    return () if book.kinds[finding] == "group" else ((finding, True),)
+    return () if book.kinds[finding] == "group" or finding == UNSPECIFIED else ((finding, True),)
 
 
 @cache
@@ -195,7 +196,7 @@ def _rows(name: str) -> list[dict[str, str]]:
 class Agreement:
     """Of N reports: what each rightly and wrongly claims, and misses. G groups (or groups with sides), sorted."""
 
-    names: tuple[Finding, ...] | tuple[str, ...]
+    names: tuple[Finding | str, ...]
     hits_NG: npt.NDArray[np.bool_]
     false_NG: npt.NDArray[np.bool_]
     missed_NG: npt.NDArray[np.bool_]
@@ -227,9 +228,9 @@ def compare(truth: Sequence[Claims], claimed: Sequence[Claims], *, sides: bool =
     """
     if len(truth) != len(claimed):
         raise InputError(f"{len(claimed)} reports and {len(truth)} references", "one reference for each report")
-    wanted = [each.present if sides else each.groups for each in truth]
-    said = [each.present if sides else each.groups for each in claimed]
-    names = sorted(frozenset().union(*wanted, *said))  # type: ignore[type-var]
+    wanted: list[frozenset[Any]] = [each.present if sides else each.groups for each in truth]
+    said: list[frozenset[Any]] = [each.present if sides else each.groups for each in claimed]
+    names = sorted(frozenset[Any]().union(*wanted, *said))
     place = {name: number for number, name in enumerate(names)}
     there_NG, said_NG = _members(wanted, place), _members(said, place)
     return Agreement(
@@ -241,7 +242,7 @@ def compare(truth: Sequence[Claims], claimed: Sequence[Claims], *, sides: bool =
     )
 
 
-def _members(sets: Sequence[frozenset[object]], place: dict[object, int]) -> npt.NDArray[np.bool_]:
+def _members(sets: Sequence[frozenset[Any]], place: dict[Any, int]) -> npt.NDArray[np.bool_]:
     members = np.zeros((len(sets), len(place)), np.bool_)
     for row, each in enumerate(sets):
         members[row, [place[name] for name in each]] = True

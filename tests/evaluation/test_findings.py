@@ -76,7 +76,7 @@ def test_complete_texts_of_a_cohort_claim_what_the_images_show() -> None:
         ("Effusion. Small left pleural effusion.", {("pleural_effusion", "left")}),
         ("Right chest tube. Endotracheal tube.", {("chest_drain", "right"), ("endotracheal_tube", "")}),
         ("Bilateral nodules.", {("nodule", "left"), ("nodule", "right")}),
-        ("Gynecomastia.", {("gynecomastia", "")}),
+        ("Left lung cyst.", {("cyst", "left")}),
         ("Abnormal lungs.", set()),  # a collective name
         ("", set()),
     ],
