@@ -258,6 +258,22 @@ SYNTHETIC_IMAGES = pa.schema(
 )
 
 
+# What jobs/finetune.py leaves.
+
+GENERATIONS = pa.schema(
+    [
+        ("report_id", pa.string()),
+        ("image_id", pa.string()),
+        ("patient_id", pa.string()),
+        ("split", pa.string()),
+        ("reference", pa.string()),  # the original report
+        ("completion", pa.string()),  # what the model wrote
+        # Of this report, NaN where undefined; names as in evaluation.scores.
+        ("metrics", pa.list_(pa.struct([("name", pa.string()), ("value", pa.float64())]))),
+    ]
+)
+
+
 def conform(table: pa.Table, schema: pa.Schema, name: str) -> pa.Table:
     """Order and cast `table`'s columns to `schema`.
 
