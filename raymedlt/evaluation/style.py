@@ -116,7 +116,8 @@ def style_controlled(
 
 def _within(x_SNK: Floats) -> Floats:
     """Without the reports' means: what is the same for all systems on a report falls out (a_i)."""
-    return x_SNK - x_SNK.mean(0)
+    centred: Floats = x_SNK - x_SNK.mean(0)
+    return centred
 
 
 def _by_patient(rows: Floats, patients: Patients) -> Floats:
