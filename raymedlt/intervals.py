@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -31,3 +31,27 @@ def wilson(part: float, whole: float) -> tuple[float, float]:
 def wilson_lower(parts: Floats, wholes: Floats) -> Floats:
     """Lower ends, elementwise; float64 of the arguments' shape. No whole may be 0."""
     return _score_interval(parts / wholes, wholes)[0]
+
+
+class Share(NamedTuple):
+    """So many of so many."""
+
+    part: int
+    whole: int
+
+    @property
+    def value(self) -> float | None:
+        """None of nothing."""
+        return self.part / self.whole if self.whole else None
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """Wilson's 95 % interval; (0, 1) of nothing."""
+        return wilson(self.part, self.whole)
+
+    def __str__(self) -> str:
+        if self.value is None:
+            return "not defined"
+        low, high = self.interval
+        digits = 1 if self.whole >= 200 else 0
+        return f"{100 * self.value:.{digits}f}\u00a0% ({100 * low:.{digits}f} to {100 * high:.{digits}f})"

@@ -258,6 +258,39 @@ SYNTHETIC_IMAGES = pa.schema(
 )
 
 
+# What jobs/finetune.py leaves.
+
+GENERATIONS = pa.schema(
+    [
+        ("report_id", pa.string()),
+        ("image_id", pa.string()),
+        ("patient_id", pa.string()),
+        ("split", pa.string()),
+        ("reference", pa.string()),  # the original report
+        ("completion", pa.string()),  # what the model wrote
+        # Of this report, NaN where undefined; names as in evaluation.scores.
+        ("metrics", pa.list_(pa.struct([("name", pa.string()), ("value", pa.float64())]))),
+    ]
+)
+
+# What jobs/finetune.py learns from and is scored on: a report joined with its image.
+STUDIES = pa.schema(
+    [
+        ("report_id", pa.string()),
+        ("patient_id", pa.string()),
+        ("split", pa.string()),  # one of SPLITS
+        ("image_id", pa.string()),
+        ("image_row", pa.int64()),  # of the image among the prepared ones (_work/examples)
+        ("targets", _TEXTS),  # what it teaches: training one or more, an epoch draws one; else the original alone
+        ("tokens", pa.list_(pa.int32())),  # of each target, for the model that is trained
+        ("reference_findings", pa.string()),  # the original report
+        ("reference_impression", pa.string()),
+        ("complete_findings", pa.string()),  # the text without omissions; only a phantom has it
+        ("language", pa.string()),
+    ]
+)
+
+
 def conform(table: pa.Table, schema: pa.Schema, name: str) -> pa.Table:
     """Order and cast `table`'s columns to `schema`.
 

@@ -1,9 +1,7 @@
 """Intervals of scores by a bootstrap over patients, and of differences between two models on the same resamples.
 
-Images of one patient are alike, so patients are drawn, with replacement, and come with all their images (cluster
-bootstrap: Davison and Hinkley, "Bootstrap Methods and their Application", 1997, section 3.8; for ROC curves Rutter,
-Acad Radiol 2000). Intervals are percentile intervals (Efron 1981). Each resample's draws have their own seed, over the
-sorted patient ids: they depend neither on the order of the rows nor on how many resamples are scored at once.
+Patients are drawn, with replacement, and come with all their images (see resampling; for ROC curves Rutter, Acad Radiol
+2000).
 
 A class of which a resample has no positive is undefined in it. Its own interval leaves such resamples out and counts
 them; a mean over classes is over those that the resample defines. The interval of a class with a handful of patients
@@ -14,33 +12,19 @@ Shape suffixes: N images, C classes, P patients, R resamples, M metrics.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from raymedlt.classifier.metrics import METRICS, Floats, Scores, checked, checked_thresholds, measure, rank, score
 from raymedlt.errors import InputError
-from raymedlt.seeds import generator
+from raymedlt.resampling import Interval, Patients, means, percentile_interval
 
-LEVEL = 0.95
+__all__ = ["Bootstrap", "Interval", "bootstrap", "paired_difference"]
+
 _BLOCK_VALUES = 2**21  # of float64 in one array of a block of resamples (16 MiB)
-
-
-class Interval(NamedTuple):
-    """A score or difference with its 95 % interval.
-
-    estimate: from all patients. low, high: NaN without resamples. undefined: resamples left out, since no class was
-    defined in them.
-    """
-
-    estimate: float
-    low: float
-    high: float
-    undefined: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,11 +41,11 @@ class Bootstrap:
     def averages(self, metric: str, classes: npt.ArrayLike | None = None) -> Floats:
         """Mean of a metric over these classes (all, if not given) in each resample, [R]."""
         values_RC = self.values_MRC[METRICS.index(metric)]
-        return _means(values_RC if classes is None else values_RC[:, np.asarray(classes, dtype=np.int64)])
+        return means(values_RC if classes is None else values_RC[:, np.asarray(classes, dtype=np.int64)])
 
     def interval(self, metric: str, classes: npt.ArrayLike | None = None) -> Interval:
         """A metric's mean over these classes (all, if not given; [number] for one class) with its interval."""
-        return _interval(self.scores.average(metric, classes).value, self.averages(metric, classes))
+        return percentile_interval(self.scores.average(metric, classes).value, self.averages(metric, classes))
 
 
 def bootstrap(
@@ -93,14 +77,14 @@ def bootstrap(
     if len(patient_ids) != images:
         raise InputError(f"{len(patient_ids)} patient ids of {images} images", "one for each", "give the same rows")
     thresholds = checked_thresholds(thresholds_C, classes)
-    names, patient_N = np.unique(np.asarray(patient_ids, dtype=object), return_inverse=True)
-    patients = len(names)
+    whose = Patients.of(patient_ids)
+    patients = whose.count
     rankings = [
         rank(
             probability_NC[known[:, c], c],
             positive_NC[known[:, c], c],
             float(thresholds[c]),
-            patient_N[known[:, c]],
+            whose.number_N[known[:, c]],
             patients,
         )
         for c in range(classes)
@@ -110,12 +94,11 @@ def bootstrap(
     values_MRC = np.full((len(METRICS), resamples, classes), np.nan)
     for start in range(0, resamples if patients else 0, block):
         numbers = range(start, min(start + block, resamples))
-        weights_PR = np.ascontiguousarray(np.stack([_drawn(patients, seed, number) for number in numbers]).T)
+        weights_PR = np.ascontiguousarray(np.stack([whose.drawn(seed, number) for number in numbers]).T)
         for c, ranking in enumerate(rankings):
             values_MRC[:, start : numbers.stop, c] = measure(ranking, weights_PR)
-    digest = hashlib.sha256("\0".join(names.tolist()).encode("utf-8", "surrogatepass")).hexdigest()
     scores = score(probability_NC, positive_NC, known, thresholds_C=thresholds)
-    return Bootstrap(scores, values_MRC, (seed, resamples, digest))
+    return Bootstrap(scores, values_MRC, (seed, resamples, whose.digest))
 
 
 def paired_difference(
@@ -140,26 +123,4 @@ def paired_difference(
             "score both models on the same rows with the same seed and number of resamples",
         )
     estimate = first.scores.average(metric, classes).value - second.scores.average(metric, classes).value
-    return _interval(estimate, first.averages(metric, classes) - second.averages(metric, classes))
-
-
-def _drawn(patients: int, seed: int, number: int) -> Floats:
-    """How often each patient is in a resample, [P]."""
-    drawn = generator(seed, "bootstrap", number).integers(patients, size=patients)
-    return np.bincount(drawn, minlength=patients).astype(np.float64)
-
-
-def _means(values_RC: Floats) -> Floats:
-    defined_RC = ~np.isnan(values_RC)
-    counts_R = defined_RC.sum(axis=1)
-    sums_R = np.where(defined_RC, values_RC, 0.0).sum(axis=1)
-    means_R: Floats = np.divide(sums_R, counts_R, out=np.full(len(values_RC), np.nan), where=counts_R > 0)
-    return means_R
-
-
-def _interval(estimate: float, values_R: Floats) -> Interval:
-    defined = values_R[~np.isnan(values_R)]
-    if not len(defined):
-        return Interval(estimate, float("nan"), float("nan"), len(values_R))
-    low, high = np.quantile(defined, [(1 - LEVEL) / 2, (1 + LEVEL) / 2]).tolist()
-    return Interval(estimate, low, high, len(values_R) - len(defined))
+    return percentile_interval(estimate, first.averages(metric, classes) - second.averages(metric, classes))

@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from raymedlt.classifier.report import (
     FEW_POSITIVES,
     GROUPS,
-    NOT_FOR_DIAGNOSIS,
     PHANTOM,
     UNCERTAIN,
     ClassScores,
@@ -22,7 +21,7 @@ from raymedlt.classifier.report import (
 )
 from raymedlt.config import config_hash
 from raymedlt.runreport.markdown import bullets, data_files, escaped, header, table
-from raymedlt.runreport.words import capital
+from raymedlt.runreport.words import NOT_FOR_DIAGNOSIS, capital
 
 MEASURES = {"ap": "AP", "auc": "AUC", "f1": "F1"}
 

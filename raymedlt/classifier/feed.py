@@ -6,16 +6,15 @@ rest, and every replica cuts its own part out of the same global batches. N imag
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from queue import Queue
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
+from raymedlt.ahead import made_ahead
 from raymedlt.images.augment import augment
 from raymedlt.images.config import AugmentConfig
 from raymedlt.images.examples import Examples, Rows
@@ -103,32 +102,6 @@ def thread_feed(examples: Examples, changes: AugmentConfig) -> Feed:
     """Batches made by one thread of this process, `AHEAD` of the network."""
 
     def feed(steps: Sequence[Step], synthetic_weight: float) -> Iterator[Batch]:
-        ready: Queue[Batch | BaseException | None] = Queue(AHEAD)
-        stop = threading.Event()
-
-        def work() -> None:
-            torch.set_num_threads(1)  # of this thread alone: two teams on the same cores spin against each other
-            try:
-                for step in steps:
-                    if stop.is_set():
-                        return
-                    ready.put(make_batch(examples, step, changes, synthetic_weight))
-                ready.put(None)
-            except BaseException as error:
-                ready.put(error)
-
-        thread = threading.Thread(target=work, name="feed", daemon=True)
-        thread.start()
-        try:
-            while (item := ready.get()) is not None:
-                if isinstance(item, BaseException):
-                    raise item
-                yield item
-        finally:
-            stop.set()
-            while thread.is_alive():  # it may wait for room in the queue
-                while not ready.empty():
-                    ready.get_nowait()
-                thread.join(0.01)
+        return made_ahead(lambda step: make_batch(examples, step, changes, synthetic_weight), steps, AHEAD)
 
     return feed

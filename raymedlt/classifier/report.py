@@ -14,14 +14,11 @@ import numpy as np
 import numpy.typing as npt
 
 from raymedlt.classifier.config import ClassifyConfig
-from raymedlt.runreport.words import class_count, listed
+from raymedlt.runreport.words import NOT_FOR_DIAGNOSIS, class_count, listed
 
 Floats = npt.NDArray[np.float64] | npt.NDArray[np.float32]
 
 GROUPS = ("head", "medium", "tail")
-NOT_FOR_DIAGNOSIS = (
-    "Not for diagnosis: a research model, never tested in a clinic. Nobody may be treated by what it says."
-)
 PHANTOM = (
     "Trained and tested on drawn images (the procedural phantom), not on patients'. The figures compare methods; they"
     " say nothing about real chest X-rays."

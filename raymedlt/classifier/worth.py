@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from raymedlt.classifier.bootstrap import Interval
 from raymedlt.classifier.config import ClassifyConfig
 from raymedlt.classifier.evaluation import Evaluation, ablation_rows, evaluate, interval_json, mean_logits
 from raymedlt.classifier.metrics import ALL, classes_of
 from raymedlt.images.examples import Examples
+from raymedlt.resampling import Interval
 
 Scores = tuple[Any, Any]
 """Logits of the validation and of the test images."""

@@ -11,7 +11,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -25,6 +25,9 @@ from raymedlt.images.readers import UnreadableImage, decode, read_file, to_squar
 from raymedlt.ledger import LedgerHandle
 from raymedlt.schema import IMAGE_LABELS, REJECTED, TRAIN
 from raymedlt.storage import FileEntry, Storage, content_hash, sha256_of
+
+if TYPE_CHECKING:
+    from raymedlt.images.phantom_cohort import PhantomCohort
 
 LABELS, PREPARE = "labels", "prepare"
 LABELS_FILE = "_work/labels/all.parquet"
@@ -49,15 +52,7 @@ class Source:
 def read_source(config: DataConfig) -> Source:
     """The rows to work on: of the label table or of the phantom, and synthetic ones behind them."""
     if config.images.path is None:
-        from raymedlt.images.phantom import cohort
-
-        own = config.phantom
-        drawn = cohort(
-            own.images, seed=config.seed, prevalence=own.prevalence, classes=own.classes,
-            test_images=own.test_images, test_positives=own.test_positives,
-            pick=own.pick,
-            texts=False,  # nobody reads them here, and they take most of the time
-        )  # fmt: skip
+        drawn = phantom_cohort(config, texts=False)  # nobody reads them here, and they take most of the time
         images, rejected, classes = drawn.table, REJECTED.empty_table(), chosen(drawn.classes, config.labels.classes)
         images = images.select([*IMAGE_LABELS.names, "findings"])
     else:
@@ -69,6 +64,17 @@ def read_source(config: DataConfig) -> Source:
         images = pa.concat_tables([images, drawn_rows], promote_options="default")
         rejected = pa.concat_tables([rejected, unplanned])
     return Source(images, rejected, classes)
+
+
+def phantom_cohort(config: DataConfig, *, texts: bool) -> PhantomCohort:
+    """The phantom's cohort of this configuration: who has what, and with `texts` what the reports say."""
+    from raymedlt.images.phantom import cohort
+
+    own = config.phantom
+    return cohort(
+        own.images, seed=config.seed, prevalence=own.prevalence, classes=own.classes, test_images=own.test_images,
+        test_positives=own.test_positives, pick=own.pick, texts=texts,
+    )  # fmt: skip
 
 
 def _synthetic_rows(path: str, accepted_only: bool, classes: set[str]) -> tuple[pa.Table, pa.Table]:

@@ -169,6 +169,38 @@ class Gallery:
     caption: str = ""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Piece:
+    """A part of a text. `marks` name how it is drawn; `note` is shown when it is pointed at.
+
+    Marks: same (a thin line under it), right, partly, wrong (green, yellow, red), missed (a broken line), unsaid
+    (pale), plain words in front of pieces (head).
+    """
+
+    text: str
+    marks: Sequence[str] = ()
+    note: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """An image and texts about it, side by side: (title, pieces). `tags` are coloured words: (word, mark)."""
+
+    title: str
+    picture: Picture
+    texts: Sequence[tuple[str, Sequence[Piece]]]
+    tags: Sequence[tuple[str, str]] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Readings:
+    """Readings, one under the other, below a legend of what the marks mean."""
+
+    kind: ClassVar[str] = "readings"
+    readings: Sequence[Reading]
+    legend: Sequence[Piece] = ()
+
+
 @dataclass(frozen=True)
 class Code:
     """Text in a fixed-width face."""
@@ -185,7 +217,7 @@ class Switch:
     panels: Sequence[tuple[str, Sequence[Block]]]
 
 
-Block = Paragraph | KeyValues | Table | Figure | Examples | Gallery | Code | Switch
+Block = Paragraph | KeyValues | Table | Figure | Examples | Gallery | Readings | Code | Switch
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+NOT_FOR_DIAGNOSIS = (
+    "Not for diagnosis: a research model, never tested in a clinic. Nobody may be treated by what it says."
+)
+
 
 def class_count(count: int) -> str:
     """ "1 class", "2 classes"."""

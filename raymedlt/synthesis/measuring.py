@@ -17,6 +17,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from raymedlt.images.examples import Examples, Rows
+from raymedlt.intervals import Share
 from raymedlt.schema import TRAIN, VALIDATION
 from raymedlt.seeds import generator
 from raymedlt.storage import Storage
@@ -26,7 +27,7 @@ from raymedlt.synthesis.gate import Gate
 from raymedlt.synthesis.plan import Plan
 from raymedlt.synthesis.planted import COMBINED, plant
 from raymedlt.synthesis.quality import NEIGHBOURS, compare
-from raymedlt.synthesis.report import ClassReport, Figures, Likeness, Memorisation, Share
+from raymedlt.synthesis.report import ClassReport, Figures, Likeness, Memorisation
 from raymedlt.synthesis.report_words import kind_of
 
 MOST = 300

@@ -11,42 +11,18 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from raymedlt.intervals import wilson
+from raymedlt.intervals import Share
 from raymedlt.synthesis.plan_summary import PlanSummary
 from raymedlt.synthesis.quality import Quality
-from raymedlt.synthesis.report_words import UNDEFINED, number
+from raymedlt.synthesis.report_words import number
 from raymedlt.synthesis.sheets import ClassSheet, NearestPair, RefusedSheet
 
 Floats = npt.NDArray[np.float64] | npt.NDArray[np.float32]
-
-
-class Share(NamedTuple):
-    """So many of so many."""
-
-    part: int
-    whole: int
-
-    @property
-    def value(self) -> float | None:
-        """None of nothing."""
-        return self.part / self.whole if self.whole else None
-
-    @property
-    def interval(self) -> tuple[float, float]:
-        """Wilson's 95 % interval; (0, 1) of nothing."""
-        return wilson(self.part, self.whole)
-
-    def __str__(self) -> str:
-        if self.value is None:
-            return UNDEFINED
-        low, high = self.interval
-        digits = 1 if self.whole >= 200 else 0
-        return f"{100 * self.value:.{digits}f}\u00a0% ({100 * low:.{digits}f} to {100 * high:.{digits}f})"
 
 
 NOTHING = Share(0, 0)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from raymedlt.intervals import Share
 from raymedlt.runreport.words import class_count, listed
-from raymedlt.synthesis.report import ClassReport, Likeness, Report, Share
+from raymedlt.synthesis.report import ClassReport, Likeness, Report
 from raymedlt.synthesis.report_words import COPY, NOT_PATIENTS, PHANTOM, REPEAT
 
 LOW_ACCEPTANCE = 0.2

@@ -11,6 +11,7 @@ import pytest
 import yaml
 from PIL import Image
 
+from raymedlt.intervals import Share
 from raymedlt.synthesis import gate
 from raymedlt.synthesis.agreement import NOT_SHOWN, STRAY, UNKNOWN, UNPLANNED, UNTUNED
 from raymedlt.synthesis.card import data_card, generator_card
@@ -27,7 +28,6 @@ from raymedlt.synthesis.report import (
     Likeness,
     Memorisation,
     Report,
-    Share,
 )
 from raymedlt.synthesis.report_words import COPY, PHANTOM, REASONS, REPEAT, kind_of
 from raymedlt.synthesis.settings import GateSettings

@@ -1,0 +1,88 @@
+"""From maps of features to image tokens: linear, or learnable queries that look at them (a query decoder).
+
+    linear    token_k = W norm(x_k + p_k)                       every place k of every map becomes a token
+    queries   q <- q + self-attention(q); q <- q + cross-attention(q, places); q <- q + MLP(q); per layer
+              token_q = W norm(q)                               SemEnrich's decoder: 12 layers, 16 heads, 2 queries
+
+where x_k is the projected feature of place k (one projection per map) and p_k a learnt vector of the place and map.
+
+Shapes: B images, C channels of a map, K places of all maps, D width of the language model, Q queries.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from raymedlt.finetuning.vision import Level
+
+ConnectorKind = Literal["linear", "queries"]
+
+
+class Connector(nn.Module):
+    """Image tokens from the encoder's maps.
+
+    Args:
+        levels: of the encoder.
+        width: D.
+        kind: "linear" or "queries".
+        queries: Q.
+        layers: of the query decoder.
+        heads: of its attention; they divide D.
+
+    Shapes:
+        maps_BCHW, one per level -> tokens_BTD, T = `tokens`
+    """
+
+    def __init__(
+        self, levels: Sequence[Level], width: int, kind: ConnectorKind, queries: int, layers: int, heads: int
+    ) -> None:
+        super().__init__()
+        places = sum(level.side**2 for level in levels)
+        self.tokens = places if kind == "linear" else queries
+        """Image tokens: T."""
+        self.norms = nn.ModuleList([nn.LayerNorm(level.channels) for level in levels])
+        self.projections = nn.ModuleList([nn.Linear(level.channels, width) for level in levels])
+        self.places_KD = nn.Parameter(0.02 * torch.randn(places, width))
+        self.queries_QD: nn.Parameter | None = None
+        self.decoder = nn.ModuleList()
+        if kind == "queries":
+            self.queries_QD = nn.Parameter(0.02 * torch.randn(queries, width))
+            self.decoder.extend(_QueryLayer(width, heads) for _ in range(layers))
+        self.norm = nn.LayerNorm(width)
+        self.out = nn.Linear(width, width)
+
+    def forward(self, maps: Sequence[Tensor]) -> Tensor:
+        """The image tokens."""
+        parts = []
+        for each, norm, projection in zip(maps, self.norms, self.projections, strict=True):
+            parts.append(projection(norm(each.flatten(2).transpose(1, 2))))
+        tokens_BTD = torch.cat(parts, dim=1) + self.places_KD
+        if self.queries_QD is not None:
+            places_BKD, tokens_BTD = tokens_BTD, self.queries_QD.expand(len(tokens_BTD), -1, -1)
+            for layer in self.decoder:
+                tokens_BTD = layer(tokens_BTD, places_BKD)
+        out_BTD: Tensor = self.out(self.norm(tokens_BTD))
+        return out_BTD
+
+
+class _QueryLayer(nn.Module):
+    """A pre-norm decoder layer without a causal mask."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.norms = nn.ModuleList([nn.LayerNorm(width) for _ in range(4)])
+        self.own = nn.MultiheadAttention(width, heads, batch_first=True)
+        self.cross = nn.MultiheadAttention(width, heads, batch_first=True)
+        self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
+
+    def forward(self, queries_BQD: Tensor, places_BKD: Tensor) -> Tensor:
+        own, cross, places, mlp = self.norms
+        normed_BQD, seen_BKD = own(queries_BQD), places(places_BKD)
+        queries_BQD = queries_BQD + self.own(normed_BQD, normed_BQD, normed_BQD, need_weights=False)[0]
+        queries_BQD = queries_BQD + self.cross(cross(queries_BQD), seen_BKD, seen_BKD, need_weights=False)[0]
+        out_BQD: Tensor = queries_BQD + self.mlp(mlp(queries_BQD))
+        return out_BQD

@@ -1,0 +1,281 @@
+"""The vision encoder: a timm network that turns a grey square into one or two maps of features.
+
+A network from scratch has group norms (Wu and He, 2018) instead of batch norms, so that an image's features depend on
+no other image; one with given weights keeps its batch norms, with the statistics that it came with. Convolutional
+networks give their two deepest maps of 4 to 8 places a side: on 64 pixels 8 x 8 and 4 x 4 places, coarse enough for a
+language model to read, fine enough for a small nodule. Transformers give their last patch tokens as one map.
+
+Shapes: B images, S pixels a side, C channels of a map, H x W its places, F findings.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple, Self
+
+import safetensors.torch
+import timm
+import torch
+from torch import Tensor, nn
+
+from raymedlt.errors import ConfigError, InputError
+from raymedlt.images.lite0 import LITE0_BACKBONE, packaged_lite0
+from raymedlt.storage import Storage
+
+LITE0 = "efficientnet-lite0"
+"""Value of model.vision that stands for this network with its packaged ImageNet weights."""
+
+GREY_MEAN, GREY_STD = 0.5, 0.25
+"""Normalisation of a network with a random start (pixels in [0, 1]): about those of chest X-rays."""
+
+_LEAST, _MOST = 4, 8  # places along a side of the maps that the language model reads
+_SMALL = 96  # pixels: images up to here are read without the first pooling, which is made for larger ones
+_GROUPS = 8
+_RUN_FILES = ("model.safetensors", "model/model.safetensors", "model/member-0.safetensors")
+
+
+class Level(NamedTuple):
+    """One map that the encoder gives."""
+
+    channels: int
+    side: int
+    """Places along a side."""
+
+
+class VisionEncoder(nn.Module):
+    """A timm network without its head, for images of one size.
+
+    Args:
+        name: timm's name of the network.
+        image_size: S.
+        inputs: channels of its first layer: 1, or 3 where pretrained weights want it.
+        given: it gets weights from elsewhere: batch norms stay, and use the statistics that come with the weights.
+
+    Shapes:
+        pixels_BSS (uint8 in 0..255, or float in [0, 1]) -> one map_BCHW per level, float
+
+    Raises:
+        ConfigError: timm has no such network, or it gives no maps of its features.
+        InputError: images of another size.
+    """
+
+    network: Any
+    """timm's network."""
+    mean_c11: Tensor
+    std_c11: Tensor
+
+    def __init__(self, name: str, image_size: int, *, inputs: int = 1, given: bool = False) -> None:
+        super().__init__()
+        self.name, self.image_size, self.inputs, self.given = name, image_size, inputs, given
+        self.frozen = False
+        self.network = _create(name, image_size, inputs)
+        if not given:
+            _group_norms(self.network)
+            if image_size <= _SMALL and isinstance(getattr(self.network, "maxpool", None), nn.MaxPool2d):
+                self.network.maxpool = nn.Identity()
+        settings = self.network.pretrained_cfg
+        mean = [GREY_MEAN] if inputs == 1 else settings["mean"]
+        std = [GREY_STD] if inputs == 1 else settings["std"]
+        self.register_buffer("mean_c11", torch.tensor(mean, dtype=torch.float32)[:, None, None])
+        self.register_buffer("std_c11", torch.tensor(std, dtype=torch.float32)[:, None, None])
+        self.indices, self.levels = self._choose()
+        self.network.prune_intermediate_layers(self.indices, prune_norm=not self._tokens, prune_head=True)
+
+    @property
+    def _tokens(self) -> bool:
+        """Whether all its maps have the same places: a transformer, which wants its last norm."""
+        return len({each["reduction"] for each in self.network.feature_info}) == 1
+
+    @property
+    def channels(self) -> int:
+        """Of all levels together."""
+        return sum(level.channels for level in self.levels)
+
+    def forward(self, pixels_BSS: Tensor) -> list[Tensor]:
+        """The maps, the finest first."""
+        if pixels_BSS.ndim != 3 or pixels_BSS.shape[1:] != (self.image_size, self.image_size):
+            raise InputError(
+                f"images of shape {tuple(pixels_BSS.shape)}",
+                f"grey squares [B, {self.image_size}, {self.image_size}], the size that the model was built for",
+                f"set images.size to {self.image_size}, or train a model for this size",
+            )
+        pixels_B1SS = pixels_BSS.unsqueeze(1)
+        x_B1SS = pixels_B1SS.float() / 255.0 if pixels_B1SS.dtype == torch.uint8 else pixels_B1SS
+        x_BcSS = (x_B1SS - self.mean_c11) / self.std_c11  # repeats the channel where the mean has three
+        return self._maps(x_BcSS.to(next(self.network.parameters()).dtype), self.indices)
+
+    def train(self, mode: bool = True) -> Self:
+        """As in torch, but batch norms keep the statistics they came with, and a frozen encoder drops nothing out."""
+        super().train(mode)
+        if self.frozen:
+            self.network.eval()
+        for module in self.network.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.eval()
+        return self
+
+    def freeze(self) -> None:
+        """It learns nothing any more."""
+        self.frozen = True
+        self.requires_grad_(False)
+        self.train(self.training)
+
+    def _maps(self, x_BcSS: Tensor, indices: Sequence[int]) -> list[Tensor]:
+        maps: list[Tensor] = self.network.forward_intermediates(
+            x_BcSS, indices=list(indices), norm=self._tokens, stop_early=True, output_fmt="NCHW",
+            intermediates_only=True,
+        )  # fmt: skip
+        return maps
+
+    def _choose(self) -> tuple[tuple[int, ...], tuple[Level, ...]]:
+        """Which of the network's maps are read, found by a trial."""
+        every = range(len(self.network.feature_info))
+        device = next(self.network.parameters()).device
+        self.network.eval()  # the trial leaves random generators alone
+        with torch.no_grad():
+            trial = self._maps(torch.zeros(1, self.inputs, self.image_size, self.image_size, device=device), every)
+        self.network.train()
+        levels = [Level(each.shape[1], each.shape[2]) for each in trial]
+        if self._tokens:
+            chosen = [len(levels) - 1]
+        else:
+            chosen = [at for at, level in enumerate(levels) if _LEAST <= level.side <= _MOST][-2:] or [len(levels) - 1]
+        return tuple(chosen), tuple(levels[at] for at in chosen)
+
+
+class SeeingHead(nn.Module):
+    """Findings from the encoder's maps, to teach it to see before it speaks.
+
+    Mean and maximum over the places of every map, a layer norm, a linear layer.
+
+    Shapes:
+        maps_BCHW, one per level -> logits_BF
+    """
+
+    def __init__(self, levels: Sequence[Level], findings: int) -> None:
+        super().__init__()
+        width = 2 * sum(level.channels for level in levels)
+        self.norm = nn.LayerNorm(width)
+        self.head = nn.Linear(width, findings)
+
+    def forward(self, maps: Sequence[Tensor]) -> Tensor:
+        """Logits of the findings, float32."""
+        pooled_BE = torch.cat([part for each in maps for part in (each.mean((2, 3)), each.amax((2, 3)))], dim=1)
+        logits_BF: Tensor = self.head(self.norm(pooled_BE.float()))
+        return logits_BF
+
+
+def build_vision(name: str, image_size: int, weights: str | None = None) -> VisionEncoder:
+    """The encoder of model.vision: random (torch's global generator), or with the weights of model.vision_weights.
+
+    Raises:
+        ConfigError: an unknown network, or weights of another one.
+        InputError: no such file of weights.
+        MissingDependencyError: the package of "efficientnet-lite0" is not installed.
+    """
+    if name == LITE0 and weights is None:
+        tensors: Mapping[str, Tensor] = packaged_lite0()
+    elif weights is not None:
+        tensors = _own(_read(weights))
+    else:
+        return VisionEncoder(name, image_size)
+    network = timm_name(name)
+    first = _first_layer(network)
+    inputs = tensors[first].shape[1] if first in tensors else 0
+    if inputs not in (1, 3):
+        raise _misfit(name, f"they lack the first layer '{first}' with 1 or 3 input channels")
+    encoder = VisionEncoder(network, image_size, inputs=inputs, given=True)
+    wanted = encoder.network.state_dict()
+    # What the encoder left out (a head, the stages behind the maps that are read) isn't missed.
+    wrong = sorted(key for key in wanted if key not in tensors or wanted[key].shape != tensors[key].shape)
+    if wrong:
+        raise _misfit(name, f"{len(wrong)} tensors are missing or of another shape, such as '{wrong[0]}'")
+    encoder.network.load_state_dict({key: tensors[key] for key in wanted})
+    return encoder
+
+
+def timm_name(name: str) -> str:
+    """timm's name of the network that model.vision names."""
+    return LITE0_BACKBONE if name == LITE0 else name
+
+
+def _create(name: str, image_size: int, inputs: int) -> Any:
+    if not timm.is_model(name):
+        near = difflib.get_close_matches(name, timm.list_models(), n=4, cutoff=0.5)
+        raise ConfigError(
+            f"model.vision is {name!r}, which timm {timm.__version__} does not have",
+            f"{LITE0!r} or a name from timm.list_models(){', such as ' + ', '.join(near) if near else ''}",
+            "correct model.vision",
+        )
+    fixed = timm.models.get_pretrained_cfg(name).fixed_input_size
+    size = {"img_size": image_size} if fixed else {}
+    try:
+        network = timm.create_model(name, pretrained=False, num_classes=0, in_chans=inputs, **size)
+    except (AssertionError, TypeError, ValueError) as error:
+        raise ConfigError(
+            f"model.vision is {name!r}, which timm cannot build for images of {image_size} pixels "
+            f"({type(error).__name__})",
+            "a network for images of this size",
+            "change model.vision or images.size",
+        ) from None
+    if not (hasattr(network, "forward_intermediates") and hasattr(network, "prune_intermediate_layers")):
+        raise ConfigError(
+            f"model.vision is {name!r}, which gives no maps of its features",
+            "a timm network with forward_intermediates, such as a ResNet, ConvNeXt, EfficientNet or ViT",
+            "change model.vision",
+        )
+    return network
+
+
+def _group_norms(network: nn.Module) -> None:
+    """Replace every batch norm; the activation that timm joins to some of them stays."""
+    for parent in list(network.modules()):
+        for name, child in list(parent.named_children()):
+            if not isinstance(child, nn.BatchNorm2d):
+                continue
+            norm: nn.Module = nn.GroupNorm(math.gcd(_GROUPS, child.num_features), child.num_features)
+            activation = getattr(child, "act", None)
+            if isinstance(activation, nn.Module) and not isinstance(activation, nn.Identity):
+                norm = nn.Sequential(norm, activation)
+            setattr(parent, name, norm)
+
+
+def _first_layer(name: str) -> str:
+    first = timm.models.get_pretrained_cfg(name).first_conv if timm.is_model(name) else ""
+    return f"{first if isinstance(first, str) else first[0]}.weight"
+
+
+def _read(weights: str) -> Mapping[str, Tensor]:
+    """Tensors of a .safetensors file, or of the (first) network in a folder or a run's folder."""
+    parent, _, name = weights.rstrip("/").rpartition("/")
+    if weights.endswith(".safetensors"):
+        storage, names = Storage.of(parent or ("/" if weights.startswith("/") else ".")), (name,)
+    else:
+        storage, names = Storage.of(weights), _RUN_FILES
+    for each in names:
+        if storage.size(each) is not None:
+            tensors: Mapping[str, Tensor] = safetensors.torch.load(storage.read_bytes(each))
+            return tensors
+    raise InputError(
+        f"model.vision_weights names '{storage.uri}', where there is no {' and no '.join(names)}",
+        "a .safetensors file, a folder with model.safetensors, or a run folder of jobs/classify.py",
+        "correct model.vision_weights",
+    )
+
+
+def _own(tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """Tensors by timm's names: a classifier or another encoder of this project loses its prefixes."""
+    for prefix in ("backbone.network.", "vision.network.", "network."):
+        if any(name.startswith(prefix) for name in tensors):
+            return {name.removeprefix(prefix): each for name, each in tensors.items() if name.startswith(prefix)}
+    return tensors
+
+
+def _misfit(name: str, what: str) -> ConfigError:
+    return ConfigError(
+        f"the weights of model.vision_weights do not fit model.vision {name!r}: {what}",
+        "weights of the same timm network, for images of the same size where it is a transformer",
+        "set model.vision to the network that the weights were trained with",
+    )
