@@ -9,7 +9,6 @@ B images, C classes, S pixels.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -24,13 +23,11 @@ from raymedlt.classifier.model import LabelGraphClassifier, from_safetensors
 from raymedlt.classifier.scoring import logits_of
 from raymedlt.errors import InputError
 from raymedlt.images.examples import PixelShards
-from raymedlt.images.label_files import locate
-from raymedlt.images.readers import UnreadableImage, decode, read_file, to_square
+from raymedlt.images.given import Image, all_squares_of, squares_of
 from raymedlt.storage import Storage
 
 ABOUT = "classifier.json"
 FORMAT = 1
-Image = str | os.PathLike[str] | bytes | npt.NDArray[Any]
 
 
 @dataclass(frozen=True)
@@ -61,38 +58,18 @@ class Classifier:
         """Images as the network wants them, uint8 [B, S, S].
 
         Args:
-            images: each the path or URI of a PNG, JPEG or DICOM file, its bytes, or an array [H, W]: uint8, or float in
-                [0, 1], black is air.
+            images: each the path or URI of a PNG, JPEG or DICOM file, its bytes, a Pillow image, or an array [H, W]:
+                uint8, or float in [0, 1], black is air.
 
         Raises:
             InputError: images that can't be read; the message gives their positions and reasons.
         """
-        squares, reasons = self._squares(images)
-        bad = [f"{number}: {reason}" for number, reason in enumerate(reasons) if reason]
-        if bad:
-            raise InputError(
-                f"{len(bad)} of {len(reasons)} images can't be read ({'; '.join(bad[:5])})",
-                "PNG, JPEG or DICOM files, their bytes, or arrays [H, W] of uint8 or of floats in [0, 1]",
-                "leave these out",
-            )
-        if not squares:
-            raise InputError("no images", "at least one")
-        return np.stack(squares)
+        return all_squares_of(images, **self._how)
 
-    def _squares(self, images: Iterable[Image | None]) -> tuple[list[npt.NDArray[np.uint8]], list[str]]:
-        """The images that can be read, and for each of all "" or why it can't be."""
-        if isinstance(images, str | bytes | os.PathLike):
-            raise InputError(f"one image ({type(images).__name__})", "a list of images", "give [image]")
+    @property
+    def _how(self) -> dict[str, Any]:
         own = self.about["images"]
-        squares, reasons = [], []
-        for image in images:
-            try:
-                squares.append(to_square(_grey(image, own["max_pixels"]), own["size"], own["fit"]))
-            except UnreadableImage as error:
-                reasons.append(error.reason)
-            else:
-                reasons.append("")
-        return squares, reasons
+        return {"size": own["size"], "fit": own["fit"], "max_pixels": own["max_pixels"]}
 
     def predict(self, images: Sequence[Image] | npt.NDArray[Any]) -> Predictions:
         """Calibrated probabilities of the classes, float32 [B, C]. Arguments and errors as `prepare`.
@@ -107,7 +84,7 @@ class Classifier:
         Returns:
             Calibrated probabilities, float32 [B, C], NaN for such an image; and for each image "" or the reason.
         """
-        squares, reasons = self._squares(images)
+        squares, reasons = squares_of(images, **self._how)
         found = np.full((len(reasons), len(self.classes)), np.nan, np.float32)
         if squares:
             found[[not reason for reason in reasons]] = self.probabilities(np.stack(squares))
@@ -129,31 +106,6 @@ class Classifier:
             images = torch.from_numpy(images_BSS).unsqueeze(1).to(self.device)
             maps = self.members[0](images, with_maps=True).maps_BCHW
         return None if maps is None else maps.cpu().numpy()
-
-
-def _grey(image: Image | None, max_pixels: int) -> npt.NDArray[np.float32]:
-    if image is None:
-        raise UnreadableImage("no image")
-    if isinstance(image, bytes):
-        return decode(image, max_pixels=max_pixels)
-    if isinstance(image, np.ndarray):
-        if image.ndim != 2 or not image.size:
-            raise UnreadableImage(f"an array of shape {image.shape}")
-        if image.dtype == np.uint8:
-            return np.asarray(image / np.float32(255), np.float32)
-        if not np.issubdtype(image.dtype, np.floating) or not ((image >= 0) & (image <= 1)).all():
-            raise UnreadableImage(f"an array of {image.dtype} that isn't uint8, or floats in [0, 1]")
-        return image.astype(np.float32)
-    if not isinstance(image, str | os.PathLike):
-        raise UnreadableImage(f"a value of type {type(image).__name__}")
-    try:
-        storage, name = locate(os.fspath(image))
-        data = read_file(storage, name, max_pixels)
-    except InputError:
-        raise UnreadableImage("file not found") from None
-    except OSError as error:
-        raise UnreadableImage(f"file can't be read: {type(error).__name__}") from None
-    return decode(data, max_pixels=max_pixels)
 
 
 def load(folder: str, device: str = "cpu") -> Classifier:

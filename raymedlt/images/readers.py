@@ -188,11 +188,11 @@ def _decode_pillow(data: bytes, max_pixels: int) -> NDArray[np.float32]:
             picture.verify()  # checksums of all chunks; decoding alone overlooks them, and a missing end
     with Image.open(io.BytesIO(data), formats=formats) as picture:
         picture.load()
-        return _gray(picture if picture.format == "PNG" else ImageOps.exif_transpose(picture))
+        return gray(picture if picture.format == "PNG" else ImageOps.exif_transpose(picture))
 
 
-def _gray(picture: Image.Image) -> NDArray[np.float32]:
-    """[H, W], float32 in [0, 1]."""
+def gray(picture: Image.Image) -> NDArray[np.float32]:
+    """A Pillow image as [H, W], float32 in [0, 1]. Raises UnreadableImage: a pixel mode that no file here gives."""
     if picture.mode in ("I;16", "I;16L", "I;16B", "I;16N", "I"):
         values = np.asarray(picture)
         largest = int(values.max())
