@@ -273,17 +273,29 @@ class _Actor:
 
 
 def run_replicas(
-    worker: Callable[[], None], *, name: str, replicas: int, gpu: bool, threads: int, storage: Storage
+    worker: Callable[[], None],
+    *,
+    name: str,
+    replicas: int,
+    gpu: bool,
+    threads: int,
+    storage: Storage,
+    least: int | None = None,
+    resize_seconds: float = 60.0,
 ) -> None:
     """A data-parallel training under Ray Train: `worker` in a process per replica, torch.distributed between them.
 
     A replica that dies makes all begin again, `ATTEMPTS` times at most: from the training's own checkpoints. An error
     that a replica raises would be raised again, so it ends the training at once. Ray Train would repeat both; the
-    attempts are counted here for that reason. Needs `connect`.
+    attempts are counted here for that reason. Machines that their provider takes back with a warning don't count.
+    Needs `connect`.
 
     Args:
         worker: sent to the replicas, so whatever it refers to should be small.
         name: of the training, for messages.
+        least: with fewer than `replicas`, the training begins and goes on with as many as there is room for, down to
+            `least`: `worker` must be able to go on from what another number of replicas left. Default: `replicas`.
+        resize_seconds: between two looks whether there is room for another number; if so all begin again with it.
         gpu: one for each replica; else one CPU each.
         threads: of a replica's numerical libraries.
         storage: the run's output; Ray Train's own files go below `_work/ray_train`.
@@ -295,7 +307,8 @@ def run_replicas(
 
     for attempt in range(ATTEMPTS):
         try:
-            _fit(worker, f"{content_hash(storage.uri, name)}-{attempt}", replicas, gpu, threads, storage)
+            room = (least if least is not None else replicas, replicas)
+            _fit(worker, f"{content_hash(storage.uri, name)}-{attempt}", room, resize_seconds, gpu, threads, storage)
             return
         except TrainingFailedError as error:
             own_errors = [each for each in _causes(error) if isinstance(each, RaymedltError)]
@@ -310,16 +323,27 @@ def run_replicas(
     ) from failed
 
 
-def _fit(worker: Callable[[], None], name: str, replicas: int, gpu: bool, threads: int, storage: Storage) -> None:
+def _fit(
+    worker: Callable[[], None],
+    name: str,
+    room: tuple[int, int],
+    resize_seconds: float,
+    gpu: bool,
+    threads: int,
+    storage: Storage,
+) -> None:
     """One attempt: until the training is done or a replica dies."""
-    from ray.train import LoggingConfig, RunConfig, ScalingConfig
+    from ray.train import CheckpointConfig, LoggingConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
     environment = worker_environment() | {key: str(threads) for key in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
     trainer = TorchTrainer(
         worker,
         scaling_config=ScalingConfig(
-            num_workers=replicas, use_gpu=gpu, resources_per_worker={"CPU": 1.0, "GPU": 1.0} if gpu else {"CPU": 1.0}
+            num_workers=room[1] if room[0] == room[1] else room,
+            use_gpu=gpu,
+            resources_per_worker={"CPU": 1.0, "GPU": 1.0} if gpu else {"CPU": 1.0},
+            elastic_resize_monitor_interval_s=resize_seconds,
         ),
         torch_config=TorchConfig(backend="nccl" if gpu else "gloo"),
         run_config=RunConfig(
@@ -327,6 +351,7 @@ def _fit(worker: Callable[[], None], name: str, replicas: int, gpu: bool, thread
             storage_path=storage.path("_work/ray_train"),
             storage_filesystem=None if storage.is_local else storage.filesystem,
             worker_runtime_env={"env_vars": environment},
+            checkpoint_config=CheckpointConfig(num_to_keep=1),
             logging_config=LoggingConfig(log_level="ERROR"),  # the job says what is worth saying
         ),
     )  # fmt: skip

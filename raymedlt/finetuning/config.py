@@ -178,6 +178,12 @@ class TrainingConfig:
             least is None or 1 <= least <= self.replicas,
             "training.least_replicas", least, f"1 to training.replicas ({self.replicas})",
         )  # fmt: skip
+        require(
+            self.replicas <= self.batch // self.micro_batch,
+            "training.replicas", self.replicas,
+            f"at most training.batch / training.micro_batch ({self.batch // self.micro_batch}): a replica computes "
+            "whole micro-batches",
+        )  # fmt: skip
         require(not self.offload or self.zero > 0, "training.offload", self.offload, "false, or training.zero 1 to 3")
 
 
