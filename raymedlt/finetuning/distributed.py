@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from raymedlt.finetuning.state import LATEST, Position
@@ -51,6 +52,13 @@ def _warned() -> bool:
     import ray.train
 
     return ray.train.get_preemption_info() is not None
+
+
+def see_on_ray(worker: Callable[[], None], settings: Settings, storage: Storage) -> None:
+    """Run `worker` in one process of Ray Train: the encoder is small, and one process teaches it."""
+    run_replicas(
+        worker, name="see", replicas=1, gpu=settings.device == "cuda", threads=settings.threads, storage=storage
+    )  # fmt: skip
 
 
 def train_on_ray(

@@ -2,7 +2,7 @@
 
     config.json, generation_config.json, *.safetensors     the model, LoRA merged
     tokenizer and processor files
-    raymedlt.json                                          what it was asked, and how it answers; written last
+    raymedlt.json                                          what images it sees, what it is asked, how it answers
 
 A Hugging Face model is read by `AutoModelForImageTextToText.from_pretrained`; the composed one too, once
 `raymedlt.finetuning.model` is imported, which registers it. Nothing is pickled.
@@ -12,99 +12,79 @@ from __future__ import annotations
 
 import json
 import tempfile
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import torch
-
-from raymedlt.errors import InputError
-from raymedlt.finetuning.build import Kind, load_given
-from raymedlt.finetuning.config import TextFormat
+from raymedlt import __version__
+from raymedlt.config import config_hash
+from raymedlt.finetuning.build import load_given
+from raymedlt.finetuning.config import FinetuneConfig
 from raymedlt.finetuning.lora import merge
-from raymedlt.finetuning.model import ComposedModel
+from raymedlt.finetuning.model import parameter_counts
 from raymedlt.finetuning.processing import Processing
-from raymedlt.storage import Storage
+from raymedlt.ledger import Ledger
+from raymedlt.machine import Settings
+from raymedlt.storage import FileEntry, Storage
 
-FILE = "raymedlt.json"
+EXPORT = "export"
+MODEL = "model"
+"""Folder of the finished model in a run."""
+ABOUT = "raymedlt.json"
 FORMAT = 1
 
 
-@dataclass(frozen=True, kw_only=True)
-class ExportSettings:
-    """How the model is asked, and how it answers."""
+def export_model(
+    model: Any, processing: Processing, config: FinetuneConfig, settings: Settings, name: str, ledger: Ledger
+) -> None:
+    """Write the folder `model` of a run and commit it. A LoRA is merged into `model` itself."""
+    parameters, learning = parameter_counts(model)
+    about = {
+        "format": FORMAT,
+        "images": {"size": config.images.size, "fit": config.images.fit, "max_pixels": config.images.max_pixels},
+        "generation": {
+            "batch": config.generation.batch, "max_tokens": config.generation.max_tokens,
+            "precision": settings.precision,
+        },
+        "text": {"prompt": config.text.prompt, "format": config.text.format},
+        "phantom": config.images.path is None,
+        "configuration": config_hash(config),
+        "raymedlt": __version__,
+    }  # fmt: skip
+    entries = save_model(model, processing, about, ledger.storage.sub(MODEL))
+    inside = [FileEntry(f"{MODEL}/{each.name}", each.sha256, each.bytes) for each in entries]
+    ledger.commit(EXPORT, name, inside, {"parameters": parameters, "learning": learning})
 
-    prompt: str
-    text_format: TextFormat
-    """What a report looks like: see TextConfig.format."""
-    image_size: int
-    """Pixels a side of the grey squares that it sees."""
-    max_tokens: int
-    """A report ends here at the latest."""
-    kind: Kind = "composed"
-    format: int = FORMAT
 
+def save_model(model: Any, processing: Processing, about: dict[str, Any], storage: Storage) -> list[FileEntry]:
+    """Write a model, its LoRA merged, its processing and `about` to a folder; the files.
 
-class Exported(NamedTuple):
-    """A model that is ready to write: in evaluation mode."""
-
-    model: Any
-    processing: Processing
-    settings: ExportSettings
-
-
-def export(model: Any, processing: Processing, folder: str, *, text_format: TextFormat, max_tokens: int) -> None:
-    """Write the model to a folder or URI.
-
-    A LoRA is merged into `model` itself, which can't learn on from there.
-
-    Memory: one file of weights (at most 2 GB) beside the model where the folder is on an object store.
+    Memory: one file of weights (at most 2 GB) beside the model.
     """
     merge(model)
-    kind: Kind = "composed" if isinstance(model, ComposedModel) else "hub"
-    settings = ExportSettings(
-        prompt=processing.prompt, text_format=text_format, image_size=processing.image_size, max_tokens=max_tokens,
-        kind=kind,
-    )  # fmt: skip
-    storage = Storage.of(folder)
-    with tempfile.TemporaryDirectory() as name:
-        local = Path(name)
+    entries = []
+    with tempfile.TemporaryDirectory() as folder:
+        local = Path(folder)
         model.save_pretrained(str(local), max_shard_size="2GB")
         processing.save(local)
         for file in sorted(path for path in local.rglob("*") if path.is_file()):
             data = file.read_bytes()
             if file.suffix == ".json":
                 data = _json(_without_paths(json.loads(data)))
-            storage.write_bytes(file.relative_to(local).as_posix(), data)
+            entries.append(storage.write_bytes(file.relative_to(local).as_posix(), data))
             file.unlink()
-    storage.write_bytes(FILE, _json(asdict(settings)))
+    return [*entries, storage.write_bytes(ABOUT, _json(about))]
 
 
-def read_settings(folder: str) -> ExportSettings:
-    """raymedlt.json of an exported folder. Raises InputError: none there, or of another version."""
-    storage = Storage.of(folder)
-    try:
-        values = json.loads(storage.read_bytes(FILE))
-    except FileNotFoundError:
-        raise InputError(f"no {FILE} in '{storage.uri}'", "the folder of a finished export") from None
-    if values.get("format") != FORMAT:
-        raise InputError(f"an export of format {values.get('format')}", f"format {FORMAT}", "export the model again")
-    return ExportSettings(**values)
-
-
-def load_export(
-    folder: str, *, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32
-) -> Exported:
-    """The model of an exported folder, on `device`.
+def load_export(folder: Path, about: dict[str, Any]) -> tuple[Any, Processing]:
+    """The model of an exported folder, float32, and its processing.
 
     Raises:
-        InputError: no export there, or a damaged one.
+        InputError: a damaged folder.
     """
-    settings = read_settings(folder)
     model, processing, _ = load_given(
-        folder, "the model's folder", image_size=settings.image_size, prompt=settings.prompt, dtype=dtype
+        str(folder), "the model's folder", image_size=about["images"]["size"], prompt=about["text"]["prompt"]
     )
-    return Exported(model.to(device).eval(), processing, settings)
+    return model, processing
 
 
 def _without_paths(value: Any) -> Any:

@@ -21,12 +21,10 @@ import numpy as np
 import numpy.typing as npt
 
 from raymedlt.errors import InputError
+from raymedlt.finetuning.export import ABOUT, FORMAT, MODEL, load_export
 from raymedlt.finetuning.generation import Writer, Writing, write
 from raymedlt.images.given import Image, all_squares_of, squares_of
 from raymedlt.storage import Storage, sha256_of
-
-ABOUT = "raymedlt.json"
-FORMAT = 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,27 +104,26 @@ def load(folder: str, device: str = "cpu") -> ReportWriter:
     Raises:
         InputError: there is no finished model, or one of another version.
     """
-    storage, about = read_about(folder)
+    storage, about = read_about(Storage.of(folder))
+    return ReportWriter(open_writer(storage, device), about)
+
+
+def open_writer(storage: Storage, device: str) -> Writer:
+    """The model of an exported folder, ready to write."""
+    _, about = read_about(storage)
     with _local(storage) as path:
-        return ReportWriter(load_writer(path, about, device), about)
-
-
-def load_writer(folder: Path, about: dict[str, Any], device: str) -> Writer:
-    """The model in a local folder, ready to write."""
-    from raymedlt.finetuning.export import load_export
-
-    model, processing = load_export(folder, about)
+        model, processing = load_export(path, about)
     return Writer(model.to(device).eval(), processing, device)
 
 
-def read_about(folder: str) -> tuple[Storage, dict[str, Any]]:
+def read_about(folder: Storage) -> tuple[Storage, dict[str, Any]]:
     """The folder of the model and what raymedlt.json says; arguments and errors as `load`."""
-    storage = Storage.of(folder)
+    storage = folder
     if not storage.exists(ABOUT):
-        storage = storage.sub("model")
+        storage = storage.sub(MODEL)
     if not storage.exists(ABOUT):
         raise InputError(
-            f"no {ABOUT} in '{Storage.of(folder).uri}'",
+            f"no {ABOUT} in '{folder.uri}'",
             "the output folder of a finished run of jobs/finetune.py, or an export of it",
             "let the run finish: give its command again",
         )

@@ -27,7 +27,7 @@ from raymedlt.finetuning.arranging import arrange_studies, read_studies
 from raymedlt.finetuning.build import vision_part
 from raymedlt.finetuning.config import FinetuneConfig, data_of
 from raymedlt.finetuning.distributed import see_on_ray, train_on_ray
-from raymedlt.finetuning.exporting import EXPORT, MODEL, export_model
+from raymedlt.finetuning.export import EXPORT, MODEL, export_model
 from raymedlt.finetuning.feed import Blind
 from raymedlt.finetuning.generation import WRITE, MakeShardWriter, StoredPixels, Writing, plan_writing
 from raymedlt.finetuning.making import CHANGES, SEEN_FILE, Making, built_of, sees_first
