@@ -16,9 +16,10 @@ from raymedlt.classifier.feed import AHEAD, Batch, Feed, Step, make_batch
 from raymedlt.classifier.predictor import load, read_about
 from raymedlt.classifier.task import Training, do
 from raymedlt.errors import InputError
-from raymedlt.images.arranging import EXAMPLES_FILE, Data, examples_of
+from raymedlt.images.arranging import Data
 from raymedlt.images.config import AugmentConfig
-from raymedlt.images.examples import Bytes, Examples, PixelShards, Rows, pixels_of
+from raymedlt.images.distributed import put_pixels, stream, streamed
+from raymedlt.images.examples import Examples
 from raymedlt.ledger import LedgerHandle
 from raymedlt.machine import Settings
 from raymedlt.runtime import run_replicas, worker_environment
@@ -79,47 +80,13 @@ def train_on_ray(
 # Streaming through the object store
 
 
-def put_pixels(data: Data, storage: Storage) -> tuple[list[Any], np.ndarray]:
-    """Prepared images into the object store, file by file; references, and the first row of each file."""
-    import ray
-
-    refs, sizes = [], []
-    for name in data.shards:
-        pixels = pixels_of(storage.read_table(name, ["pixels"]), data.size)
-        refs.append(ray.put(pixels))
-        sizes.append(len(pixels))
-    return refs, np.concatenate([[0], np.cumsum(sizes[:-1])]).astype(np.int64)
-
-
-def streamed(data: Data, refs: Sequence[Any], starts: np.ndarray, storage: Storage) -> Examples:
-    """All examples, over images in the object store."""
-    return examples_of(storage.read_table(EXAMPLES_FILE), data.classes, RefPixels(refs, starts, data.size))
-
-
-class RefPixels:
-    """Prepared images in Ray's object store: a node fetches a shard once, and reads it without a copy."""
-
-    def __init__(self, refs: Sequence[Any], starts: np.ndarray, size: int) -> None:
-        self.refs, self.starts, self.size = list(refs), starts, size
-
-    def take(self, rows: Rows) -> Bytes:
-        """uint8 [len(rows), S, S]."""
-        import ray
-
-        owners = np.searchsorted(self.starts, rows, side="right") - 1
-        needed, place = np.unique(owners, return_inverse=True)
-        shards = PixelShards.of(ray.get([self.refs[owner] for owner in needed]))
-        return shards.take(rows - self.starts[owners] + shards.starts[place])
-
-
 def ray_feed(examples: Examples, changes: AugmentConfig) -> Feed:
     """Batches made by Ray Data's tasks anywhere in the cluster, in order, `AHEAD` of the network."""
     import ray.train
     import torch
 
     shared = ray.put(examples)  # ids and labels; the images are references
-    # Where the replicas hold every CPU, tasks that ask for one would wait for ever.
-    free = ray.cluster_resources().get("CPU", 0) - ray.train.get_context().get_world_size()
+    replicas = ray.train.get_context().get_world_size()
 
     def make(row: Mapping[str, Any]) -> dict[str, Any]:
         step = Step(row["rows"], tuple(int(key) for key in row["keys"]))
@@ -127,17 +94,9 @@ def ray_feed(examples: Examples, changes: AugmentConfig) -> Feed:
         return {name: part.numpy() for name, part in batch._asdict().items()}
 
     def feed(steps: Sequence[Step], synthetic_weight: float) -> Iterator[Batch]:
-        if not steps:
-            return
-        context = ray.data.DataContext.get_current()
-        context.execution_options.preserve_order = True
-        context.enable_progress_bars = False
         rows = [{"rows": step.rows, "keys": list(step.keys), "weight": synthetic_weight} for step in steps]
-        dataset = ray.data.from_items(rows, override_num_blocks=len(rows)).map(
-            make, num_cpus=1 if free >= 1 else 0, runtime_env={"env_vars": worker_environment()}
-        )
-        for row in dataset.iter_batches(batch_size=1, batch_format="numpy", prefetch_batches=AHEAD):
-            yield Batch(*(torch.from_numpy(np.array(row[name][0])) for name in Batch._fields))
+        for row in stream(make, rows, ahead=AHEAD, replicas=replicas):
+            yield Batch(*(torch.from_numpy(row[name]) for name in Batch._fields))
 
     return feed
 

@@ -18,11 +18,12 @@ from raymedlt.classifier import finish
 from raymedlt.classifier.ablation import other_uses, variants
 from raymedlt.classifier.backbone import build_backbone
 from raymedlt.classifier.config import ClassifyConfig, data_of
-from raymedlt.classifier.distributed import put_pixels, streamed, train_on_ray
+from raymedlt.classifier.distributed import train_on_ray
 from raymedlt.classifier.task import TRAINED, Training, do
 from raymedlt.config import config_hash, hashed_part
 from raymedlt.cpus import cpus
 from raymedlt.images.arranging import Data
+from raymedlt.images.distributed import put_pixels, streamed
 from raymedlt.images.examples import Examples
 from raymedlt.images.stages import DataStages
 from raymedlt.ledger import Ledger

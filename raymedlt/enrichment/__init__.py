@@ -26,14 +26,19 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from raymedlt.enrichment.audit.finished import FinishedRun, open_run
     from raymedlt.enrichment.memory import EnrichmentResult, enrich
 
-__all__ = ["EnrichmentResult", "enrich"]
+__all__ = ["EnrichmentResult", "FinishedRun", "enrich", "open_run"]
 
 
 def __getattr__(name: str) -> Any:
-    if name in __all__:
+    if name in ("EnrichmentResult", "enrich"):
         from raymedlt.enrichment import memory
 
         return getattr(memory, name)
+    if name in ("FinishedRun", "open_run"):
+        from raymedlt.enrichment.audit import finished
+
+        return getattr(finished, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -290,10 +290,10 @@ class FinetuneConfig:
 
 
 def data_of(config: FinetuneConfig) -> DataConfig:
-    """The part that decides about the images of the phantom."""
+    """The part that decides about the images. Its classes count for nothing here: a single positive is enough."""
     on_ray = bool(os.environ.get("RAY_ADDRESS"))
     return DataConfig(
-        images=config.images, phantom=config.phantom, labels=ImageLabelsConfig(), split=config.split, seed=config.seed,
-        workers=config.workers or cpus(), ray_from=0 if on_ray else config.ray_from,
+        images=config.images, phantom=config.phantom, labels=ImageLabelsConfig(min_positives=1), split=config.split,
+        seed=config.seed, workers=config.workers or cpus(), ray_from=0 if on_ray else config.ray_from,
         max_rejected=config.max_rejected,
     )  # fmt: skip

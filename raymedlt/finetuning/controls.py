@@ -45,7 +45,9 @@ def phantom_variants(reports: pa.Table, text: TextConfig, *, seed: int, workers:
 
 
 def enriched_variants(enriched: pa.Table) -> Variants:
-    """Report id -> its distinct texts in the order of the variants; training reports only.
+    """Report id -> its texts, a draw each, in the order of the variants (one, if all are the same).
+
+    Training reports only. Equal draws stay, so that an epoch draws a text as often as the enrichment did.
 
     Args:
         enriched: schema.ENRICHED.
@@ -63,7 +65,7 @@ def enriched_variants(enriched: pa.Table) -> Variants:
             "run jobs/enrich.py with the splits of these images",
         )
     rows = rows.filter(pc.equal(rows["split"], TRAIN))
-    found: dict[str, dict[str, None]] = {}
+    found: dict[str, list[str]] = {}
     for report_id, findings in zip(rows["report_id"].to_pylist(), rows["enriched_findings"].to_pylist(), strict=True):
-        found.setdefault(report_id, {})[findings] = None
-    return {report_id: tuple(texts) for report_id, texts in found.items()}
+        found.setdefault(report_id, []).append(findings)
+    return {report_id: tuple(texts if len(set(texts)) > 1 else texts[:1]) for report_id, texts in found.items()}

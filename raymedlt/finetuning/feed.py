@@ -6,13 +6,14 @@ computed together follows from seed, epoch and studies, and never from W or a cr
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from safetensors.torch import load, save
 from torch import Tensor
 
 from raymedlt.ahead import made_ahead
@@ -21,6 +22,7 @@ from raymedlt.finetuning.lengths import buckets
 from raymedlt.finetuning.studies import Studies
 from raymedlt.images.augment import augment
 from raymedlt.images.config import AugmentConfig
+from raymedlt.images.distributed import held, share, stream
 from raymedlt.images.examples import Bytes, Pixels, Rows
 from raymedlt.schema import TRAIN
 from raymedlt.seeds import keyed_seed
@@ -172,6 +174,36 @@ def thread_feed(studies: Studies, pixels: Pixels, collate: Collate, changes: Aug
     return lambda parts: made_ahead(
         lambda part: make_batch(pixels, order_of(studies, part), collate, changes), parts, AHEAD
     )
+
+
+def ray_feed(studies: Studies, pixels: Pixels, collate: Collate, changes: AugmentConfig, replicas: int) -> Feed:
+    """Micro-batches made by Ray Data's tasks anywhere in the cluster; the same tensors as those of `thread_feed`.
+
+    Texts travel with the tasks; `collate` and `pixels` go into the object store once.
+
+    Args:
+        pixels: images in the object store (images.distributed.RefPixels); others are copied to each process.
+        replicas: processes of Ray Train.
+
+    Raises:
+        ConfigError: `changes` flips images.
+    """
+    refuse_flips(changes)
+    shared = share((pixels, collate, changes))
+
+    def make(row: Mapping[str, Any]) -> dict[str, Any]:
+        pixels, collate, changes = held(shared)
+        order = Order(row["rows"], list(row["texts"]), row["real"], tuple(int(key) for key in row["keys"]))
+        batch = make_batch(pixels, order, collate, changes)
+        data = save({name: part.contiguous().clone() for name, part in batch.items()})
+        return {"batch": np.frombuffer(data, np.uint8)}  # NumPy's own bytes lose the zeros at their end
+
+    def feed(parts: Sequence[MicroBatch]) -> Iterator[Tensors]:
+        rows = [order_of(studies, part)._asdict() | {"keys": list(part.keys)} for part in parts]
+        for row in stream(make, rows, ahead=AHEAD, replicas=replicas):
+            yield dict(load(row["batch"].tobytes()))
+
+    return feed
 
 
 def refuse_flips(changes: AugmentConfig) -> None:

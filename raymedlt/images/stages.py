@@ -14,7 +14,16 @@ from raymedlt.errors import ConsistencyError, InputError
 from raymedlt.images.arranging import ARRANGE, EXAMPLES_FILE, arrange
 from raymedlt.images.config import DataConfig
 from raymedlt.images.label_files import locate
-from raymedlt.images.preparing import LABELS, LABELS_FILE, PREPARE, PrepareShard, kind_of, read_source, shards_of
+from raymedlt.images.preparing import (
+    LABELS,
+    LABELS_FILE,
+    PREPARE,
+    PrepareShard,
+    Source,
+    kind_of,
+    read_source,
+    shards_of,
+)
 from raymedlt.ledger import Ledger
 from raymedlt.progress import Progress
 from raymedlt.runtime import run_shards, run_shards_locally
@@ -31,10 +40,16 @@ class DataStages:
         ledger: Ledger,
         progress: Progress,
         connect: Callable[[], object],
+        source: Callable[[DataConfig], Source] = read_source,
     ) -> None:
-        """connect: starts or joins Ray; called only if it is needed."""
+        """What the stages need.
+
+        Args:
+            connect: starts or joins Ray; called only if it is needed.
+            source: reads the label table.
+        """
         self.config, self.storage, self.ledger, self.progress = config, storage, ledger, progress
-        self.connect = connect
+        self.connect, self.source = connect, source
 
     def run(self) -> tuple[dict[str, Any], dict[str, dict[str, Any]], dict[str, Any]]:
         """All three; their summaries: of the label table, of each shard, of the examples.
@@ -65,7 +80,7 @@ class DataStages:
             self.progress.skip(LABELS, "already done")
             return known
         with self.progress.stage("read labels"):
-            source = read_source(self.config)
+            source = self.source(self.config)
             # A shard's rows are a row group, so that a worker reads no others.
             rows = self.config.images.shard_images
             entries = [self.storage.write_table(LABELS_FILE, source.images, row_group_rows=rows)]
@@ -163,13 +178,7 @@ def data_parts(config: DataConfig, output: str) -> Iterator[str]:
         storage, name = locate(config.labels.path)
         yield sha256_of(storage.read_bytes(name))
     if config.images.path is not None:
-        images = Storage.of(config.images.path)
-        if not images.exists():
-            raise InputError(
-                f"images.path is '{images.uri}', which does not exist", "a folder of images", "check --images.path"
-            )
-        own = Storage.of(output).uri.removeprefix(images.uri.rstrip("/") + "/") + "/"
-        yield from (f"{name}:{size}" for name, size in images.sizes() if not name.startswith(own))
+        yield from (f"{name}:{size}" for name, size in image_sizes(config.images.path, output))
     if config.synthetic is not None:
         synthetic = Storage.of(config.synthetic)
         tables = [(name, size) for name, size in synthetic.sizes() if name.endswith(".parquet")]
@@ -181,3 +190,18 @@ def data_parts(config: DataConfig, output: str) -> Iterator[str]:
             )
         yield from (sha256_of(synthetic.read_bytes(name)) for name, _ in tables if name.startswith("plan/"))
         yield from (f"{name}:{size}" for name, size in tables)
+
+
+def image_sizes(path: str, output: str) -> list[tuple[str, int]]:
+    """Names and bytes of the files in the folder of the images, but for those of the run's own folder `output`.
+
+    Raises:
+        InputError: no such folder.
+    """
+    images = Storage.of(path)
+    if not images.exists():
+        raise InputError(
+            f"images.path is '{images.uri}', which does not exist", "a folder of images", "check --images.path"
+        )
+    own = Storage.of(output).uri.removeprefix(images.uri.rstrip("/") + "/") + "/"
+    return [(name, size) for name, size in images.sizes() if not name.startswith(own)]

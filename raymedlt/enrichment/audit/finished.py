@@ -72,10 +72,14 @@ class FinishedRun:
         return rows.filter(pc.and_(pc.equal(rows["split"], TRAIN), pc.equal(rows["language"], self.language)))
 
     @cached_property
+    def enriched(self) -> pa.Table:
+        """Every variant of every report (schema.ENRICHED)."""
+        return self._table("enriched", ENRICHED)
+
+    @cached_property
     def _enriched(self) -> pa.Table:
         """The first variant of every report."""
-        rows = self._table("enriched", ENRICHED)
-        return rows.filter(pc.equal(rows["variant"], 0))
+        return self.enriched.filter(pc.equal(self.enriched["variant"], 0))
 
     @cached_property
     def additions(self) -> pa.Table:
@@ -189,10 +193,11 @@ class FinishedRun:
             return ClusterModel.load(folder)
 
 
-def open_run(place: str, *, check: bool = True) -> FinishedRun:
+def open_run(place: str, *, check: bool = True, key: str = "run") -> FinishedRun:
     """The finished run in the folder or at the URI `place`.
 
     Args:
+        key: of the configuration that names the run, for messages.
         check: compare every file that the manifest lists with its sha256 (reads all of them once).
 
     Raises:
@@ -207,14 +212,16 @@ def open_run(place: str, *, check: bool = True) -> FinishedRun:
         raise InputError(
             f"'{storage.uri}' holds no finished run (no {MANIFEST})",
             "the output folder of jobs/enrich.py, after it has ended",
-            "give it with --run, or run jobs/enrich.py first",
+            f"give it with --{key}, or run jobs/enrich.py first",
         ) from None
     except (ValueError, KeyError, TypeError):
         raise InputError(
             f"{MANIFEST} in '{storage.uri}' can't be read", "the file as jobs/enrich.py wrote it"
         ) from None
     if not {"enriched", "additions", "model"} <= {entry.name.split("/")[0] for entry in entries}:
-        raise InputError(f"'{storage.uri}' is no enrichment run", "the output folder of jobs/enrich.py", "check --run")
+        raise InputError(
+            f"'{storage.uri}' is no enrichment run", "the output folder of jobs/enrich.py", f"check --{key}"
+        )
     if check:
         _check_files(storage, entries)
     return FinishedRun(storage, manifest, _config_of(storage))
