@@ -16,6 +16,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import scaled_dot_product_attention
 
 from raymedlt.finetuning.vision import Level
 
@@ -69,20 +70,35 @@ class Connector(nn.Module):
         return out_BTD
 
 
+class _Attention(nn.Module):
+    """Multi-head attention. (torch's own reads the weights of a layer that it never calls, which ZeRO-3 can't see.)"""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.query, self.key, self.value, self.out = (nn.Linear(width, width) for _ in range(4))
+
+    def forward(self, queries_BQD: Tensor, places_BKD: Tensor) -> Tensor:
+        parts = self.query(queries_BQD), self.key(places_BKD), self.value(places_BKD)
+        query, key, value = (part.unflatten(2, (self.heads, -1)).transpose(1, 2) for part in parts)
+        seen_BQD = scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
+        out_BQD: Tensor = self.out(seen_BQD)
+        return out_BQD
+
+
 class _QueryLayer(nn.Module):
     """A pre-norm decoder layer without a causal mask."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
         self.norms = nn.ModuleList([nn.LayerNorm(width) for _ in range(4)])
-        self.own = nn.MultiheadAttention(width, heads, batch_first=True)
-        self.cross = nn.MultiheadAttention(width, heads, batch_first=True)
+        self.own, self.cross = _Attention(width, heads), _Attention(width, heads)
         self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
 
     def forward(self, queries_BQD: Tensor, places_BKD: Tensor) -> Tensor:
         own, cross, places, mlp = self.norms
-        normed_BQD, seen_BKD = own(queries_BQD), places(places_BKD)
-        queries_BQD = queries_BQD + self.own(normed_BQD, normed_BQD, normed_BQD, need_weights=False)[0]
-        queries_BQD = queries_BQD + self.cross(cross(queries_BQD), seen_BKD, seen_BKD, need_weights=False)[0]
+        normed_BQD = own(queries_BQD)
+        queries_BQD = queries_BQD + self.own(normed_BQD, normed_BQD)
+        queries_BQD = queries_BQD + self.cross(cross(queries_BQD), places(places_BKD))
         out_BQD: Tensor = queries_BQD + self.mlp(mlp(queries_BQD))
         return out_BQD

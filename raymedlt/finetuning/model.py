@@ -16,7 +16,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, PreTrainedConfig
 from transformers.generation import GenerationMixin
@@ -87,6 +86,8 @@ class ComposedModel(PreTrainedModel, GenerationMixin):  # type: ignore[misc]
         self.connector = Connector(self.vision.levels, text.hidden_size, **config.connector)
         given: Any = AutoModelForCausalLM.from_config(text) if language_model is None else language_model
         self.language_model = given
+        # transformers forgets it for a model that is given; without it the model would see the words to come.
+        given.set_attn_implementation(self.config._attn_implementation)
         self.post_init()
 
     @property
@@ -133,9 +134,8 @@ class ComposedModel(PreTrainedModel, GenerationMixin):  # type: ignore[misc]
             if input_ids is None:
                 raise InputError("images without input_ids", "input_ids with an image token in every image slot")
             inputs_embeds = self._with_images(input_ids, inputs_embeds, pixel_values)
-        if self.training and past_key_values is None:
-            # With right padding a causal model needs no mask: what follows a token doesn't reach it.
-            attention_mask = None
+        if past_key_values is None and attention_mask is not None and _right_padded(attention_mask):
+            attention_mask = None  # what follows a token doesn't reach it; without a mask attention is faster
         return self.language_model(
             inputs_embeds=inputs_embeds, attention_mask=attention_mask, position_ids=position_ids,
             past_key_values=past_key_values, use_cache=use_cache, logits_to_keep=logits_to_keep,
@@ -168,6 +168,10 @@ class ComposedModel(PreTrainedModel, GenerationMixin):  # type: ignore[misc]
         # Parts are born with their weights, or get them from a file; only what no file holds is made again.
         if hasattr(module, "init_non_persistent_buffers"):
             module.init_non_persistent_buffers()
+
+
+def _right_padded(mask_BL: Tensor) -> bool:
+    return mask_BL.ndim == 2 and bool(mask_BL[:, 0].all() & (mask_BL.diff(dim=1) <= 0).all())
 
 
 class Targets(NamedTuple):
@@ -205,8 +209,3 @@ def parameter_counts(model: nn.Module) -> tuple[int, int]:
     """Parameters in all, and those that learn."""
     every = list(model.parameters())
     return sum(each.numel() for each in every), sum(each.numel() for each in every if each.requires_grad)
-
-
-def device_of(model: nn.Module) -> torch.device:
-    """Where the model is."""
-    return next(model.parameters()).device
