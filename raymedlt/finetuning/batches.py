@@ -37,5 +37,3 @@ class StudyBatches:
     def _made(self, parts: Sequence[MicroBatch]) -> Iterator[Tensors]:
         for batch in self.feed(parts):
             yield {name: each for name, each in batch.items() if name != _NOT_FOR_THE_MODEL}
-
-

@@ -95,7 +95,9 @@ def parameter_groups(model: nn.Module, training: TrainingConfig) -> list[Group]:
         InputError: nothing learns, or what learns isn't float32.
     """
     embeddings = {
-        id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding) and module.weight is not None
+        id(module.weight)
+        for module in model.modules()
+        if isinstance(module, nn.Embedding) and module.weight is not None
     }
     groups: dict[tuple[float, float], list[str]] = {}
     for name, parameter in model.named_parameters():

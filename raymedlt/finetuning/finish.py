@@ -73,7 +73,10 @@ def data_hash(config: FinetuneConfig, reports: ReportRun | None) -> str:
     if reports is None:
         parts += list(data_parts(data_of(config), config.output))
     else:
-        parts += [reports.content, *(f"{name}:{size}" for name, size in image_sizes(str(config.images.path), config.output))]
+        parts += [
+            reports.content,
+            *(f"{name}:{size}" for name, size in image_sizes(str(config.images.path), config.output)),
+        ]
     own = config.model
     language = None if own.language in (SMALL, SMOLLM2) else own.language
     for name in (own.path, None if own.path else language, own.vision_weights if own.vision_weights != LITE0 else None):
@@ -94,9 +97,7 @@ def _weights(name: str | None) -> Iterator[str]:
         yield from (f"{file}:{size}" for file, size in Storage.of(name).sizes())
 
 
-def finish(
-    outcome: Outcome, data: Data, storage: Storage, ledger: Ledger, progress: Progress, began: float
-) -> str:
+def finish(outcome: Outcome, data: Data, storage: Storage, ledger: Ledger, progress: Progress, began: float) -> str:
     """Score, and write everything that the run leaves; the page's path or URI."""
     page = f"{storage.uri.rstrip('/')}/{PAGE}"
     if ledger.done(FINISH, "page") is not None:
@@ -169,7 +170,9 @@ def _scored(
             "report_id": said["report_id"], "image_id": said["image_id"], "patient_id": studies.patient_ids[own],
             "split": [split] * len(own), "reference": references, "completion": whole,
         }  # fmt: skip
-        entries.append(storage.write_table(f"generations/{split}.parquet", generations_table(columns, evaluation.per_report)))
+        entries.append(
+            storage.write_table(f"generations/{split}.parquet", generations_table(columns, evaluation.per_report))
+        )
         count += len(own)
     planned = sum(outcome.shards.values())
     if count != planned:

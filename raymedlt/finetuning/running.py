@@ -262,9 +262,7 @@ class _Run:
         return self.ray
 
 
-def teach_to_see(
-    making: Making, settings: Settings, folder: str, handle: Any, said: Any = lambda entry: None
-) -> None:
+def teach_to_see(making: Making, settings: Settings, folder: str, handle: Any, said: Any = lambda entry: None) -> None:
     """Teach the run's encoder and commit it; `folder` of the run holds its checkpoints."""
     config, storage = making.config, making.storage
     encoder: Any = vision_part(making.model())

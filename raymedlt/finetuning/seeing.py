@@ -117,7 +117,7 @@ def see(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(keyed_seed(seed, "seeing head"))
         seer = _Seer(encoder, len(known.findings))
-    seer.to(settings.device, memory_format=torch.channels_last)
+    seer.to(memory_format=torch.channels_last).to(settings.device)
     rows = studies.of(TRAIN)
     factors = repeat_factors(known.labels_NF[rows], REPEAT_THRESHOLD)
     length = expected_length(factors)
@@ -208,16 +208,15 @@ def micro_f1(seer: nn.Module, studies: Studies, pixels: Pixels, known: Claimed, 
         return 0.0
     seer.eval()
     parts = []
-    with torch.inference_mode(), torch.autocast(
-        settings.device, torch.bfloat16, enabled=settings.precision == "bfloat16"
+    with (
+        torch.inference_mode(),
+        torch.autocast(settings.device, torch.bfloat16, enabled=settings.precision == "bfloat16"),
     ):
         for start in range(0, len(rows), SCORED_TOGETHER):
             images = pixels.take(studies.image_rows[rows[start : start + SCORED_TOGETHER]])
             parts.append(seer(torch.from_numpy(images).to(settings.device)).float().sigmoid().cpu())
     said = torch.cat(parts).numpy()
-    return max(
-        float(2 * (truth & (said >= each)).sum() / ((said >= each).sum() + truth.sum())) for each in _THRESHOLDS
-    )
+    return max(float(2 * (truth & (said >= each)).sum() / ((said >= each).sum() + truth.sum())) for each in _THRESHOLDS)
 
 
 def _state(seer: nn.Module, optimizer: torch.optim.Optimizer) -> Tensors:

@@ -70,6 +70,17 @@ class DataStages:
             entry.name for marker in markers for entry in marker.files if entry.name.startswith("_work/images/")
         )
 
+    def image_counts(self) -> list[int]:
+        """Images in each of `image_files`."""
+        markers = self.ledger.shards(PREPARE).values()
+        kept = {
+            entry.name: int(marker.summary["kept"])
+            for marker in markers
+            for entry in marker.files
+            if entry.name.startswith("_work/images/")
+        }
+        return [kept[name] for name in sorted(kept)]
+
     def prepared_images(self) -> int:
         """How many there are."""
         return sum(int(marker.summary["kept"]) for marker in self.ledger.shards(PREPARE).values())
