@@ -205,7 +205,7 @@ def _checked(folder: Path, name: str, key: str, weights: bool) -> Path:
 def _with_image_token(language: Language) -> Language:
     """Add IMAGE_TOKEN where the tokenizer lacks it; its embedding is never read, so it starts as the mean."""
     model, tokenizer = language
-    tokenizer.add_special_tokens({"extra_special_tokens": {"image_token": IMAGE_TOKEN}})
+    tokenizer.add_tokens([tokenizers.AddedToken(IMAGE_TOKEN, special=True, normalized=False)], special_tokens=True)
     if len(tokenizer) > model.get_input_embeddings().num_embeddings:
         from transformers.utils import logging
 
