@@ -92,9 +92,7 @@ def read_settings(folder: str) -> ExportSettings:
     return ExportSettings(**values)
 
 
-def load_export(
-    folder: str, *, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32
-) -> Exported:
+def load_export(folder: str, *, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32) -> Exported:
     """The model of an exported folder, on `device`.
 
     Raises:

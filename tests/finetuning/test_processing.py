@@ -58,7 +58,11 @@ def test_generation_gets_the_same_prompt_as_training(named) -> None:
     assert batch["attention_mask"].all()
     assert torch.equal(batch["input_ids"], training["input_ids"][:, : processing.prompt_length])
     told = model.eval().generate(
-        **batch, max_new_tokens=3, do_sample=False, eos_token_id=list(processing.end_ids), pad_token_id=processing.pad_id
+        **batch,
+        max_new_tokens=3,
+        do_sample=False,
+        eos_token_id=list(processing.end_ids),
+        pad_token_id=processing.pad_id,
     )
     texts = processing.decode(told[:, processing.prompt_length :])
     assert len(texts) == len(IMAGES)
