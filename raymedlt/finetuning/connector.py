@@ -47,11 +47,11 @@ class Connector(nn.Module):
         """Image tokens: T."""
         self.norms = nn.ModuleList([nn.LayerNorm(level.channels) for level in levels])
         self.projections = nn.ModuleList([nn.Linear(level.channels, width) for level in levels])
-        self.places_KD = nn.Parameter(0.02 * torch.randn(places, width))
+        self.places_KD = nn.Parameter(0.5 * torch.randn(places, width))  # as strong as the features
         self.queries_QD: nn.Parameter | None = None
         self.decoder = nn.ModuleList()
         if kind == "queries":
-            self.queries_QD = nn.Parameter(0.02 * torch.randn(queries, width))
+            self.queries_QD = nn.Parameter(0.5 * torch.randn(queries, width))
             self.decoder.extend(_QueryLayer(width, heads) for _ in range(layers))
         self.norm = nn.LayerNorm(width)
         self.out = nn.Linear(width, width)

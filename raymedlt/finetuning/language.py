@@ -203,14 +203,11 @@ def _checked(folder: Path, name: str, key: str, weights: bool) -> Path:
 
 
 def _with_image_token(language: Language) -> Language:
-    """Add IMAGE_TOKEN where the tokenizer lacks it; its embedding is never read, so it starts as the mean."""
+    """Add IMAGE_TOKEN where the tokenizer lacks it; its embedding is never read."""
     model, tokenizer = language
-    tokenizer.add_special_tokens({"extra_special_tokens": {"image_token": IMAGE_TOKEN}})
+    tokenizer.add_tokens([tokenizers.AddedToken(IMAGE_TOKEN, special=True, normalized=False)], special_tokens=True)
     if len(tokenizer) > model.get_input_embeddings().num_embeddings:
-        from transformers.utils import logging
-
-        logging.set_verbosity_error()
-        model.resize_token_embeddings(len(tokenizer))
+        model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return language

@@ -14,6 +14,7 @@ Shapes: B rows, L tokens, T image tokens, S pixels a side, D width, V words, N t
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import field
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
@@ -37,9 +38,9 @@ class ComposedConfig(PreTrainedConfig):  # type: ignore[misc]
 
     text_config: dict | PreTrainedConfig | None = None  # type: ignore[type-arg]
     """Of the language model."""
-    vision: dict | None = None  # type: ignore[type-arg]
+    vision: dict = field(default_factory=dict)  # type: ignore[type-arg]
     """Arguments of `VisionEncoder`."""
-    connector: dict | None = None  # type: ignore[type-arg]
+    connector: dict = field(default_factory=dict)  # type: ignore[type-arg]
     """Arguments of `Connector` but levels and width."""
     image_token_id: int = 0
     """Marks an image slot in `input_ids`."""

@@ -251,9 +251,9 @@ def _read(weights: str) -> Mapping[str, Tensor]:
     """Tensors of a .safetensors file, or of the (first) network in a folder or a run's folder."""
     parent, _, name = weights.rstrip("/").rpartition("/")
     if weights.endswith(".safetensors"):
-        storage, names = Storage.of(parent or ("/" if weights.startswith("/") else ".")), (name,)
+        storage, names = Storage.of(parent or ("/" if weights.startswith("/") else ".")), [name]
     else:
-        storage, names = Storage.of(weights), _RUN_FILES
+        storage, names = Storage.of(weights), list(_RUN_FILES)
     for each in names:
         if storage.size(each) is not None:
             tensors: Mapping[str, Tensor] = safetensors.torch.load(storage.read_bytes(each))

@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from transformers import (
     CLIPImageProcessor,
     Idefics3Config,
@@ -23,6 +25,8 @@ from transformers import (
     Qwen2VLVideoProcessor,
 )
 
+from raymedlt.finetuning.build import Built, build
+from raymedlt.finetuning.config import ModelConfig
 from raymedlt.finetuning.language import word_tokenizer
 
 TEXTS = [
@@ -50,9 +54,9 @@ LLAVA_TEMPLATE = (
 )
 SMOL_TEMPLATE = (
     "<|im_start|>{% for message in messages %}{{ message['role'] | capitalize }}{% if message['content'][0]['type'] == "
-    "'image' %}{{ ':' }}{% else %}{{ ': ' }}{% endif %}{% for line in message['content'] %}{% if line['type'] == 'text' "
-    "%}{{ line['text'] }}{% elif line['type'] == 'image' %}{{ '<image>' }}{% endif %}{% endfor %}<end_of_utterance>\n"
-    "{% endfor %}{% if add_generation_prompt %}{{ 'Assistant:' }}{% endif %}"
+    "'image' %}{{ ':' }}{% else %}{{ ': ' }}{% endif %}{% for line in message['content'] %}{% if line['type'] == "
+    "'text' %}{{ line['text'] }}{% elif line['type'] == 'image' %}{{ '<image>' }}{% endif %}{% endfor %}<end_of_utterance>"
+    "\n{% endfor %}{% if add_generation_prompt %}{{ 'Assistant:' }}{% endif %}"
 )
 
 _TEXT = {
@@ -150,3 +154,14 @@ def saved(name: str, folder: Path) -> Path:
     model.save_pretrained(str(folder))
     processor.save_pretrained(str(folder))
     return folder
+
+
+def composed(seed: int = 0, **keys: Any) -> Built:
+    """A composed model of 64-pixel images; `keys` as in the section `model`."""
+    config = ModelConfig(**{"small_width": 32, "small_layers": 2, "small_heads": 2, **keys})
+    return build(config, image_size=64, prompt=PROMPT, texts=TEXTS, seed=seed)
+
+
+def images(count: int = 3, size: int = 64) -> NDArray[np.uint8]:
+    """Noise, uint8 [count, size, size]."""
+    return np.random.default_rng(0).integers(0, 256, (count, size, size), dtype=np.uint8)

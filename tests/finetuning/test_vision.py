@@ -1,0 +1,138 @@
+from __future__ import annotations
+
+import pytest
+import safetensors.torch
+import timm
+import torch
+from tiny_vlms import images
+
+from raymedlt.errors import ConfigError, InputError
+from raymedlt.finetuning.connector import Connector
+from raymedlt.finetuning.vision import SeeingHead, VisionEncoder, build_vision
+
+PIXELS = torch.from_numpy(images())
+
+
+def encoder(name: str = "test_resnet", **keys: object) -> VisionEncoder:
+    torch.manual_seed(0)
+    return VisionEncoder(name, 64, **keys)
+
+
+@pytest.mark.parametrize(
+    ("name", "levels"),
+    [
+        ("test_resnet", [(192, 8), (96, 4)]),
+        ("tf_efficientnet_lite0", [(40, 8), (112, 4)]),
+        ("convnext_atto", [(80, 8), (160, 4)]),
+        ("test_vit", [(64, 4)]),
+    ],
+)
+def test_maps_of_four_to_eight_places_a_side(name: str, levels: list[tuple[int, int]]) -> None:
+    own = encoder(name)
+    assert [tuple(level) for level in own.levels] == levels
+    assert [tuple(each.shape) for each in own(PIXELS)] == [(3, channels, side, side) for channels, side in levels]
+
+
+def test_one_map_where_the_next_finer_one_has_too_many_places() -> None:
+    assert [tuple(level) for level in VisionEncoder("test_resnet", 224).levels] == [(96, 7)]
+
+
+@pytest.mark.parametrize("name", ["test_resnet", "tf_efficientnet_lite0", "convnext_atto", "test_vit"])
+def test_every_weight_learns(name: str) -> None:
+    own = encoder(name)
+    sum(each.square().sum() for each in own(PIXELS)).backward()
+    assert [name for name, each in own.named_parameters() if each.grad is None] == []
+
+
+def test_an_images_features_depend_on_no_other_image_while_learning() -> None:
+    own = encoder("tf_efficientnet_lite0").train()
+    for alone, together in zip(own(PIXELS[:1]), own(PIXELS), strict=True):
+        torch.testing.assert_close(alone[0], together[0])
+
+
+def test_given_batch_norms_keep_their_statistics() -> None:
+    own = encoder(given=True).train()
+    before = {name: each.clone() for name, each in own.named_buffers()}
+    alone, together = own(PIXELS[:1]), own(PIXELS)
+    assert "network.bn1.running_mean" in before
+    assert all(torch.equal(each, before[name]) for name, each in own.named_buffers())
+    torch.testing.assert_close(alone[0][0], together[0][0])
+
+
+def test_pixels_as_bytes_and_as_shares_are_the_same() -> None:
+    own = encoder()
+    torch.testing.assert_close(own(PIXELS)[0], own(PIXELS.float() / 255)[0])
+
+
+def test_frozen_learns_nothing_and_drops_nothing_out() -> None:
+    own = encoder()
+    own.freeze()
+    own.train()
+    assert not own.network.training
+    assert not any(each.requires_grad for each in own.parameters())
+
+
+def test_lite0_starts_with_the_packaged_weights() -> None:
+    own, again = build_vision("efficientnet-lite0", 64), build_vision("efficientnet-lite0", 64)
+    assert own.inputs == 3
+    torch.testing.assert_close(own(PIXELS)[1], again(PIXELS)[1])
+    assert not torch.equal(own.network.conv_stem.weight, timm.create_model("tf_efficientnet_lite0").conv_stem.weight)
+
+
+def test_weights_of_a_classifier_of_the_same_network(tmp_path) -> None:
+    network = timm.create_model("test_resnet", num_classes=0, in_chans=1)
+    tensors = {f"backbone.network.{name}": each for name, each in network.state_dict().items()}
+    (tmp_path / "model").mkdir()
+    safetensors.torch.save_file({**tensors, "head.weight": torch.ones(2)}, tmp_path / "model" / "member-0.safetensors")
+    own = build_vision("test_resnet", 64, str(tmp_path))
+    wanted = network.eval().forward_intermediates(
+        (PIXELS.unsqueeze(1) / 255 - 0.5) / 0.25, indices=[2, 3], intermediates_only=True
+    )
+    for got, want in zip(own.eval()(PIXELS), wanted, strict=True):
+        torch.testing.assert_close(got, want)
+
+
+def test_weights_of_another_network_are_refused(tmp_path) -> None:
+    network = timm.create_model("test_efficientnet", num_classes=0, in_chans=1)
+    file = tmp_path / "other.safetensors"
+    safetensors.torch.save_file(network.state_dict(), file)
+    with pytest.raises(ConfigError, match=r"do not fit model\.vision 'test_resnet': they lack the first layer"):
+        build_vision("test_resnet", 64, str(file))
+    with pytest.raises(InputError, match=r"there is no model\.safetensors and no"):
+        build_vision("test_resnet", 64, str(tmp_path))
+
+
+def test_unknown_networks_are_refused_with_near_names() -> None:
+    with pytest.raises(ConfigError, match=r"model\.vision is 'test_resnett'.*such as test_resnet"):
+        VisionEncoder("test_resnett", 64)
+
+
+def test_images_of_another_size_are_refused() -> None:
+    with pytest.raises(InputError, match=r"images of shape \(3, 32, 32\).*set images\.size to 64"):
+        encoder()(PIXELS[:, :32, :32])
+
+
+def test_seeing_head_reads_mean_and_maximum() -> None:
+    own = encoder()
+    logits = SeeingHead(own.levels, 5)(own(PIXELS))
+    assert logits.shape == (3, 5)
+    assert SeeingHead(own.levels, 5).head.in_features == 2 * own.channels
+
+
+def test_linear_connector_makes_a_token_of_every_place() -> None:
+    own = encoder()
+    connector = Connector(own.levels, 32, "linear", 2, 2, 4)
+    assert connector.tokens == 80
+    assert connector(own(PIXELS)).shape == (3, 80, 32)
+
+
+def test_queries_look_at_the_places() -> None:
+    own = encoder()
+    connector = Connector(own.levels, 32, "queries", 3, 2, 4)
+    maps = own(PIXELS)
+    tokens = connector(maps)
+    assert tokens.shape == (3, 3, 32)
+    changed = connector([maps[0], maps[1] + torch.randn(96, 4, 4)])
+    assert not torch.allclose(tokens, changed)
+    tokens.sum().backward()
+    assert [name for name, each in connector.named_parameters() if each.grad is None] == []
