@@ -123,7 +123,7 @@ def test_images_of_a_folder(tmp_path):
         stages = DataStages(
             data_of(config), storage, ledger, Progress(), lambda: None, source=lambda _: run.source(files)
         )
-        labels, prepared, arranged = stages.run()
+        labels, _, arranged = stages.run()
         examples = Data(tuple(arranged["classes"]), tuple(stages.image_files()), 32).labels(storage)
         summary = arrange_studies(config, examples, run, ledger, tokens_of)
     assert labels["rows"] == 6
