@@ -1,32 +1,27 @@
-"""Use of a finished model: `load(folder).generate(images)`.
-
-    model/raymedlt.json        image size and how images are fitted, how reports are written
-    model/                     the model as transformers keeps it, LoRA merged, safetensors (see export.py)
+"""Use of a finished model: `load(folder).generate(images)`. The folder is an export's, see export.py.
 
 B images, S pixels.
 """
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import json
-import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import numpy as np
 import numpy.typing as npt
 
 from raymedlt.errors import InputError
+from raymedlt.finetuning.export import FILE, ExportSettings, load_export
 from raymedlt.finetuning.generation import Writer, Writing, write
 from raymedlt.images.given import Image, all_squares_of, squares_of
 from raymedlt.storage import Storage, sha256_of
 
-ABOUT = "raymedlt.json"
-FORMAT = 1
+MODEL = "model"
+"""Folder of the export in a run's output."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,14 +29,8 @@ class ReportWriter:
     """A finished model. Make it with `load`."""
 
     writer: Writer
-    about: dict[str, Any]
-    """raymedlt.json: format, images (size, fit, max_pixels), generation (batch, max_tokens, precision), text (prompt,
-    format)."""
-
-    @property
-    def size(self) -> int:
-        """S, what images are made into."""
-        return int(self.about["images"]["size"])
+    settings: ExportSettings
+    """How it was asked in training, and what its images were."""
 
     def prepare(self, images: Iterable[Image]) -> npt.NDArray[np.uint8]:
         """Images as the model wants them, uint8 [B, S, S].
@@ -53,7 +42,7 @@ class ReportWriter:
         Raises:
             InputError: images that can't be read; the message gives their positions and reasons.
         """
-        return all_squares_of(images, **self.about["images"])
+        return all_squares_of(images, **self._squares)
 
     def generate(
         self, images: Iterable[Image], *, max_tokens: int | None = None, temperature: float = 0.0, seed: int = 0
@@ -63,7 +52,7 @@ class ReportWriter:
         A report doesn't depend on the other images: batches have one fixed shape.
 
         Args:
-            max_tokens: a report ends here at the latest. Default: as in training.
+            max_tokens: a report ends here at the latest. Default: as in the run that made the model.
             temperature: 0: the likeliest word each time; else words are drawn.
             seed: of the draws, which are keyed by the image's content too.
         """
@@ -82,9 +71,14 @@ class ReportWriter:
         Returns:
             The texts, None for such an image; and for each image "" or the reason.
         """
-        squares, reasons = squares_of(images, **self.about["images"])
+        squares, reasons = squares_of(images, **self._squares)
         texts = iter(self._texts(np.stack(squares), max_tokens, temperature, seed) if squares else [])
         return [None if reason else next(texts) for reason in reasons], reasons
+
+    @property
+    def _squares(self) -> dict[str, Any]:
+        own = self.settings
+        return {"size": own.image_size, "fit": own.fit, "max_pixels": own.max_pixels}
 
     def _texts(
         self, images_BSS: npt.NDArray[np.uint8], max_tokens: int | None, temperature: float, seed: int
@@ -93,7 +87,8 @@ class ReportWriter:
             raise InputError(
                 f"temperature {temperature}, max_tokens {max_tokens}", "a temperature of 0 or more, at least 1 token"
             )
-        how = Writing(**self.about["generation"], temperature=temperature, seed=seed)
+        own = self.settings
+        how = Writing(own.batch, own.max_tokens, temperature, seed, own.precision)
         if max_tokens is not None:
             how = dataclasses.replace(how, max_tokens=max_tokens)
         keys = [sha256_of(image.tobytes()) for image in images_BSS]
@@ -106,47 +101,25 @@ def load(folder: str, device: str = "cpu") -> ReportWriter:
     Raises:
         InputError: there is no finished model, or one of another version.
     """
-    storage, about = read_about(folder)
-    with _local(storage) as path:
-        return ReportWriter(load_writer(path, about, device), about)
+    model, processing, settings = load_export(_export_of(folder), device=device)
+    return ReportWriter(Writer(model, processing, device), settings)
 
 
-def load_writer(folder: Path, about: dict[str, Any], device: str) -> Writer:
-    """The model in a local folder, ready to write."""
-    from raymedlt.finetuning.export import load_export
-
-    model, processing = load_export(folder, about)
-    return Writer(model.to(device).eval(), processing, device)
+def writer_of(folder: str, device: str = "cpu") -> Writer:
+    """The model alone, for shards: `functools.partial(writer_of, folder, device)` is picklable. Errors as `load`."""
+    return load(folder, device).writer
 
 
-def read_about(folder: str) -> tuple[Storage, dict[str, Any]]:
-    """The folder of the model and what raymedlt.json says; arguments and errors as `load`."""
-    storage = Storage.of(folder)
-    if not storage.exists(ABOUT):
-        storage = storage.sub("model")
-    if not storage.exists(ABOUT):
-        raise InputError(
-            f"no {ABOUT} in '{Storage.of(folder).uri}'",
-            "the output folder of a finished run of jobs/finetune.py, or an export of it",
-            "let the run finish: give its command again",
-        )
-    about: dict[str, Any] = json.loads(storage.read_bytes(ABOUT))
-    if about.get("format") != FORMAT:
-        raise InputError(
-            f"{ABOUT} of format {about.get('format')}", f"format {FORMAT}", "use the version of raymedlt that made it"
-        )
-    return storage, about
-
-
-@contextlib.contextmanager
-def _local(storage: Storage) -> Iterator[Path]:
-    """The folder on this machine; a remote one is copied for as long as it is needed."""
-    if storage.is_local:
-        yield Path(storage.path())
-        return
-    with tempfile.TemporaryDirectory() as name:
-        for file in storage.list_files():
-            path = Path(name) / file
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(storage.read_bytes(file))
-        yield Path(name)
+def _export_of(folder: str) -> str:
+    if Storage.of(folder).exists(FILE):
+        return folder
+    if Storage.of(folder).sub(MODEL).exists(FILE):
+        if "://" not in folder:
+            return f"{folder}/{MODEL}"
+        parts = urlsplit(folder)
+        return parts._replace(path=f"{parts.path.rstrip('/')}/{MODEL}").geturl()
+    raise InputError(
+        f"no {FILE} in '{Storage.of(folder).uri}'",
+        "the output folder of a finished run of jobs/finetune.py, or an export of it",
+        "let the run finish: give its command again",
+    )
