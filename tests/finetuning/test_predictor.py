@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from raymedlt.finetuning.build import build
+from raymedlt.finetuning.export import export
 
 from raymedlt import finetuning
 from raymedlt.errors import InputError
-from raymedlt.finetuning.build import build
 from raymedlt.finetuning.config import ModelConfig
-from raymedlt.finetuning.export import export
 from raymedlt.finetuning.predictor import writer_of
 from raymedlt.images.phantom_cohort import cohort
 
