@@ -324,4 +324,4 @@ def _references(scored: Scored) -> str:
 
 def _absent(line: str) -> tuple[str, str]:
     name, _, why = line.partition(": ")
-    return name, why
+    return name, why.removeprefix("not computed (").removesuffix(")")
