@@ -28,6 +28,9 @@ from raymedlt.runreport.page import (
     Marked,
     Paragraph,
     Picture,
+    Piece,
+    Reading,
+    Readings,
     Section,
     Switch,
     Table,
@@ -157,6 +160,24 @@ def test_pictures_lie_inside_the_page_and_their_words_are_text():
     assert base64.b64decode(source.removeprefix("data:image/png;base64,"), validate=True) == png
     assert text.count("<img") == 1
     assert text.count("&lt;img src=x") == 7  # alt, note, title, tag, a line's two words, caption
+
+
+def test_readings_put_texts_beside_an_image_with_their_marks():
+    piece = Piece(text=EVIL, marks=["right", "same"], note=EVIL)
+    reading = Reading(
+        title=EVIL, picture=Picture(png=b"x", alt=EVIL, note=EVIL), texts=[(EVIL, [piece, Piece(text="plain")])],
+        tags=[(EVIL, "missed")],
+    )  # fmt: skip
+    block = Readings(readings=[reading], legend=[Piece(text=EVIL)])
+    text = render(Page(title="t", verdict="v", sections=[Section(title="s", blocks=[block])]))
+    assert text.count("<img") == 1
+    assert text.count("&lt;img src=x") == 8  # title, alt, note, a text's title, piece and its note, tag, legend
+    assert '<span class="piece piece-right piece-same" tabindex="0">' in text
+    assert '<span class="piece">plain</span>' in text
+    assert '<span class="tag tag-missed">' in text
+    style = text[: text.index("</style>")]
+    marks = ("same", "right", "partly", "wrong", "missed", "unsaid", "head")
+    assert all(f".piece-{mark} {{" in style for mark in marks)
 
 
 def test_long_tables_are_cut_and_say_so():

@@ -127,7 +127,7 @@ def _what_it_is(report: Report, folder: str) -> str:
 
 {NOT_FOR_DIAGNOSIS}
 
-{escaped(capital(own.words))}; {own.parameters:,} parameters. It takes grey chest X-rays of
+Model: {escaped(own.words)}; {own.parameters:,} parameters. It takes grey chest X-rays of
 {own.image_size} x {own.image_size} pixels and writes {escaped(FORMS[report.data.form])} of the report.
 
 ## Use
@@ -143,7 +143,7 @@ The weights are safetensors: loading them runs no code of theirs.
 
 
 def _data(report: Report) -> str:
-    own = report.data
+    own, train = report.data, report.data.studies.get("train", 0)
     rows = [
         (split, f"{own.studies[split]:,}", f"{own.patients.get(split, 0):,}")
         for split in SPLITS
@@ -151,9 +151,9 @@ def _data(report: Report) -> str:
     ]
     return f"""## Data
 
-{escaped(capital(own.words))}. Training texts: {USES[own.use]} ({own.taught:,} of {own.studies.get("train", 0):,} training
-studies teach other than their own text; {own.variants:,} texts in all). Validation and test references are the
-original reports, always. Splits are by patient.
+{escaped(capital(own.words))}. Training texts: {USES[own.use]} ({own.taught:,} of {train:,} training studies
+teach other than their own text; {own.variants:,} texts in all). Validation and test references are the original
+reports, always. Splits are by patient.
 
 {table(("split", "studies", "patients"), rows)}
 """
@@ -220,7 +220,8 @@ def _scores(report: Report) -> str:
             complete = [whole_words(row.complete)] if scored.complete is not None else []
             rows.append([row.name, whole_words(row.original), *complete, row.meaning])
         parts.append(
-            f"{scored.reports:,} {scored.split} reports, in brackets 95 % intervals over patients.\n\n{table(head, rows)}\n"
+            f"{scored.reports:,} {scored.split} reports, in brackets 95 % intervals over patients.\n\n"
+            f"{table(head, rows)}\n"
         )
         if scored.absent:
             parts.append(f"{bullets(scored.absent)}\n")

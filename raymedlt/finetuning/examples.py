@@ -59,6 +59,8 @@ class Told:
     """Findings that are there, which it denies."""
     missed: tuple[str, ...] = ()
     """Of the truth: findings that it names and the model does not."""
+    claims: bool = False
+    """It names a finding as present."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,8 @@ class Compared:
     left_out: tuple[Told, ...]
     """Sentences of the complete text that say something of which the original report does not speak."""
     found: tuple[str, ...]
+    side: tuple[str, ...]
+    """Found, but on the other side only."""
     missed: tuple[str, ...]
     wrong: tuple[str, ...]
 
@@ -99,6 +103,8 @@ def compared(example: Example) -> Compared:
     keys = {sentence_key(each) for each in split_sentences(f"{example.reference}\n\n{example.complete}")}
     own_keys = {sentence_key(each) for each in split_sentences(example.completion)}
     known = claims_of(example.reference, example.language)
+    found = truth.groups & said.groups
+    side = found - {each.group for each in said.present if not _elsewhere(each, truth)}
     return Compared(
         written=tuple(_written(text, claims, keys, truth) for text, claims in _sentences(example.completion, example)),
         reference=tuple(_true(text, claims, own_keys, said) for text, claims in _sentences(example.reference, example)),
@@ -107,7 +113,8 @@ def compared(example: Example) -> Compared:
             for text, claims in _sentences(example.complete, example)
             if not (claims.groups <= known.groups and claims.denied <= known.denied)
         ),
-        found=_names(truth.groups & said.groups),
+        found=_names(found - side),
+        side=_names(side),
         missed=_names(truth.groups - said.groups),
         wrong=_names(said.groups - truth.groups),
     )
@@ -126,7 +133,7 @@ def _written(text: str, claims: Claims, keys: set[str], truth: Claims) -> Told:
     } - {label.finding for label in claims.asserted}
     told = Told(
         text, same=sentence_key(text) in keys, right=_names(there - other_side), side=_names(other_side),
-        wrong=_names(claims.groups - truth.groups), denied=_names(denied),
+        wrong=_names(claims.groups - truth.groups), denied=_names(denied), claims=bool(claims.present),
     )  # fmt: skip
     # A denial that the truth has too ("no focal consolidation" beside a nodule) is no mistake of the model's.
     return replace(told, denied=()) if told.same else told
@@ -139,7 +146,8 @@ def _elsewhere(finding: Finding, truth: Claims) -> bool:
 
 
 def _true(text: str, claims: Claims, keys: set[str], said: Claims) -> Told:
-    return Told(text, same=sentence_key(text) in keys, missed=_names(claims.groups - said.groups))
+    missed = _names(claims.groups - said.groups)
+    return Told(text, same=sentence_key(text) in keys, missed=missed, claims=bool(claims.present))
 
 
 def _names(groups: set[str] | frozenset[str]) -> tuple[str, ...]:

@@ -6,15 +6,17 @@ made are in page_making.py, figures in figures.py.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 
-from raymedlt.finetuning.examples import Example, Told, compared
+from raymedlt.finetuning.examples import Compared, Example, Told, compared
 from raymedlt.finetuning.figures import finding_bars, finding_forest
 from raymedlt.finetuning.page_making import cost_blocks, data_blocks, model_blocks, training_blocks, use_blocks
 from raymedlt.finetuning.report import FindingCounts, Report, Scored
 from raymedlt.finetuning.score_words import ends_words, rows_of, value_words, whole_words
 from raymedlt.finetuning.warnings import warnings_of
 from raymedlt.intervals import Share
+from raymedlt.resampling import Interval
 from raymedlt.runreport import render
 from raymedlt.runreport.about import configuration_blocks, rejected_blocks
 from raymedlt.runreport.page import (
@@ -33,7 +35,7 @@ from raymedlt.runreport.page import (
     Table,
 )
 from raymedlt.runreport.pictures import png, shrunk
-from raymedlt.runreport.words import capital, counted
+from raymedlt.runreport.words import counted
 
 PICTURE_PIXELS = 384  # longest side of an image on the page
 
@@ -76,7 +78,7 @@ def finetune_page(
         Page(
             title="Reports of chest X-rays, written by a model",
             verdict=verdict(report),
-            about=f"{capital(report.model.words)}. Learnt from {report.data.words}.",
+            about=f"Model: {report.model.words}. Learnt from {report.data.words}.",
             key_figures=_key_figures(report),
             warnings=warnings_of(report),
             sections=sections,
@@ -117,9 +119,8 @@ def _key_figures(report: Report) -> list[KeyFigure]:
             ("micro_recall", "Found", "of the findings that are there"),
             ("micro_precision", "Right", "of the findings that it claims"),
         ):
-            shown.append((words, value_words(scored.main(name)), _hint(ends_words(scored.main(name)), hint)))
-        exact = scored.scores["sentence_f1"]
-        shown.append(("F1 of exact sentences", value_words(exact), _hint(ends_words(exact), "original reports")))
+            shown.append(_figure(words, scored.main(name), hint))
+        shown.append(_figure("F1 of exact sentences", scored.scores["sentence_f1"], "original reports"))
         own, truth_normal = scored.normal, scored.normal_truth
         shown.append(
             (
@@ -139,8 +140,10 @@ def _key_figures(report: Report) -> list[KeyFigure]:
     return [KeyFigure(label=name, value=value, hint=hint) for name, value, hint in shown]
 
 
-def _hint(ends: str, words: str) -> str:
-    return f"95 %: {ends} · {words}" if ends else words
+def _figure(label: str, found: Interval, words: str) -> tuple[str, str, str]:
+    value = value_words(found) if math.isfinite(found.estimate) else "–"
+    ends = ends_words(found)
+    return label, value, f"95 %: {ends} · {words}" if ends else words
 
 
 def _percent(share: Share) -> str:
@@ -174,13 +177,22 @@ def _reading(example: Example) -> Reading:
     original = [_piece(each) for each in found.reference]
     if found.left_out:
         original.append(Piece(text="Also true, but left out:", marks=["head"]))
-        original += [_piece(each, "unsaid") for each in found.left_out]
+        named = [each for each in found.left_out if each.claims]
+        original += [_piece(each, "unsaid") for each in named]
+        if denials := len(found.left_out) - len(named):
+            more = "more " if named else ""
+            original.append(Piece(text=f"({counted(denials, f'{more}sentence')} without a finding)", marks=["unsaid"]))
     written = [_piece(each) for each in found.written] or [Piece(text="(nothing)", marks=["unsaid"])]
     if example.cut:
         written.append(Piece(text="(ends here: generation.max_tokens)", marks=["unsaid"]))
-    tags = [("found", found.found, "right"), ("missed", found.missed, "missed"), ("not there", found.wrong, "wrong")]
+    tags = [
+        ("found", found.found, "right"),
+        ("wrong side", found.side, "partly"),
+        ("missed", found.missed, "missed"),
+        ("not there", found.wrong, "wrong"),
+    ]
     return Reading(
-        title=_title(found.found, found.missed, found.wrong),
+        title=_title(found),
         picture=Picture(
             png=png(shrunk(example.image_SS, PICTURE_PIXELS)),
             alt=f"Chest X-ray {example.image_id}",
@@ -191,12 +203,14 @@ def _reading(example: Example) -> Reading:
     )
 
 
-def _title(found: Sequence[str], missed: Sequence[str], wrong: Sequence[str]) -> str:
-    there = len(found) + len(missed)
+def _title(found: Compared) -> str:
+    named = len(found.found) + len(found.side)
+    there = named + len(found.missed)
     if not there:
-        return "No finding" + (f"; {len(wrong)} wrongly claimed" if wrong else ", and none claimed")
-    told = f"{len(found)} of {counted(there, 'finding')} named"
-    return told + (f", {len(wrong)} wrongly claimed" if wrong else "")
+        return f"No finding; {len(found.wrong)} wrongly claimed" if found.wrong else "No finding, and none claimed"
+    side = f", {len(found.side)} on the wrong side" if found.side else ""
+    wrong = f", {len(found.wrong)} wrongly claimed" if found.wrong else ""
+    return f"{named} of {counted(there, 'finding')} named{side}{wrong}"
 
 
 def _piece(told: Told, *marks: str) -> Piece:
@@ -279,8 +293,8 @@ def _score_blocks(scored: Scored) -> list[Block]:
         rows.append((row.name, value_words(row.original), ends_words(row.original), *ends, row.meaning))
     blocks: list[Block] = [
         Table(
-            caption=f"{counted(scored.reports, f'{scored.split} report')} of {counted(scored.patients, 'patient')}, with"
-            " 95 % intervals from resampling whole patients."
+            caption=f"{counted(scored.reports, f'{scored.split} report')} of {counted(scored.patients, 'patient')},"
+            " with 95 % intervals from resampling whole patients."
             + (
                 " Original: against the original reports, which leave things out; complete: against texts that leave"
                 " nothing out, so that what is true is never counted as wrong."
@@ -310,4 +324,4 @@ def _references(scored: Scored) -> str:
 
 def _absent(line: str) -> tuple[str, str]:
     name, _, why = line.partition(": ")
-    return name, why
+    return name, why.removeprefix("not computed (").removesuffix(")")

@@ -58,9 +58,9 @@ def training_blocks(report: Report) -> list[Block]:
 
 
 def replicas_words(training: TrainingReport) -> str:
-    """ "2", or "2, then 1, then 2 (results do not depend on it)"."""
+    """ "2", or "2, then 1, then 2 (machines came and went)"."""
     told = ", then ".join(map(str, training.replicas))
-    return told if len(training.replicas) < 2 else f"{told} (machines came and went; results do not depend on it)"
+    return told if len(training.replicas) < 2 else f"{told} (machines came and went)"
 
 
 def zero_words(training: TrainingReport) -> str:

@@ -26,7 +26,7 @@ NAMES = {
     "cluster_f1": ("Clusters, F1", "sentences that mean the same; unknown ones cost nothing (SemEnrich's)"),
     "cluster_f1_strict": ("Clusters, strict F1", "unknown, repeated and contradicting sentences cost precision"),
     "bleu": ("BLEU", "words in sequence; rewards style as much as content"),
-    "rouge_l": ("ROUGE-L", "longest common run of words; rewards style as much as content"),
+    "rouge_l": ("ROUGE-L", "longest common sequence of words; rewards style as much as content"),
     "chrf": ("chrF", "characters in sequence"),
     "bertscore": ("BERTScore", "likeness of word vectors"),
     "chexbert_micro_f1": ("CheXbert, micro F1", "14 classes, read by a model"),

@@ -173,7 +173,7 @@ class Gallery:
 class Piece:
     """A part of a text. `marks` name how it is drawn; `note` is shown when it is pointed at.
 
-    Marks: same (a thin line under it), right, partly, wrong (green, yellow, red), missed (a broken line), unsaid
+    Marks: same (a dotted line under it), right, partly, wrong (green, yellow, red), missed (a broken line), unsaid
     (pale), plain words in front of pieces (head).
     """
 
