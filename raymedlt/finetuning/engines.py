@@ -19,6 +19,7 @@ from typing import Any, NamedTuple, Protocol
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch._C._distributed_c10d import HashStore
 from torch.nn import functional
 from torch.nn.parallel import DistributedDataParallel
 
@@ -95,7 +96,9 @@ def parameter_groups(model: nn.Module, training: TrainingConfig) -> list[Group]:
         InputError: nothing learns, or what learns isn't float32.
     """
     embeddings = {
-        id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding) and module.weight is not None
+        id(module.weight)
+        for module in model.modules()
+        if isinstance(module, nn.Embedding) and module.weight is not None
     }
     groups: dict[tuple[float, float], list[str]] = {}
     for name, parameter in model.named_parameters():
@@ -195,7 +198,7 @@ def ensure_process_group(device: Device) -> None:
     """DeepSpeed needs torch.distributed also for one process. It stays: DeepSpeed keeps references to its groups."""
     if not dist.is_initialized():
         dist.init_process_group(
-            "nccl" if device == "cuda" else "gloo", store=dist.HashStore(), rank=0, world_size=1
+            "nccl" if device == "cuda" else "gloo", store=HashStore(), rank=0, world_size=1
         )  # fmt: skip
         atexit.register(_leave)
 

@@ -1,6 +1,6 @@
 """One fine-tuning as a replica does it: model and batches from the run's folder, the loop, the result. No Ray in here.
 
-    _work/train/<name>/    checkpoints of the training <name>; at its end the weights of the best epoch alone (state.py)
+_work/train/<name>/    checkpoints of the training <name>; at its end the weights of the best epoch alone (state.py)
 """
 
 from __future__ import annotations
