@@ -19,6 +19,7 @@ from typing import Any, NamedTuple, Protocol
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch._C._distributed_c10d import HashStore
 from torch.nn import functional
 from torch.nn.parallel import DistributedDataParallel
 
@@ -197,7 +198,7 @@ def ensure_process_group(device: Device) -> None:
     """DeepSpeed needs torch.distributed also for one process. It stays: DeepSpeed keeps references to its groups."""
     if not dist.is_initialized():
         dist.init_process_group(
-            "nccl" if device == "cuda" else "gloo", store=dist.HashStore(), rank=0, world_size=1
+            "nccl" if device == "cuda" else "gloo", store=HashStore(), rank=0, world_size=1
         )  # fmt: skip
         atexit.register(_leave)
 

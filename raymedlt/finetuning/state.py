@@ -242,7 +242,8 @@ def _best_of(storage: Storage) -> list[dict[str, Any]]:
 
 
 def _bytes_of(pieces: Iterable[Piece]) -> bytes:
-    return save({f"{each.kind}:{each.start}:{each.name}": each.values.cpu().contiguous() for each in pieces})
+    tensors = {f"{each.kind}:{each.start}:{each.name}": each.values.cpu().contiguous() for each in pieces}
+    return bytes(save(tensors))
 
 
 def _whole(storage: Storage, entry: Mapping[str, Any]) -> bool:
@@ -253,7 +254,7 @@ def _whole(storage: Storage, entry: Mapping[str, Any]) -> bool:
                 digest.update(block)
     except FileNotFoundError:
         return False
-    return digest.hexdigest() == entry["sha256"]
+    return digest.hexdigest() == str(entry["sha256"])
 
 
 def _damage(storage: Storage, name: str) -> ConsistencyError:

@@ -7,12 +7,11 @@ import sys
 
 import pytest
 import torch
-from language_world import run, tiny
+from language_world import quick, run, tiny
 
 from raymedlt.finetuning.state import put_best
 from raymedlt.finetuning.zero import micro_steps, zero_config
 from raymedlt.storage import Storage
-from language_world import quick
 
 
 def losses(history: list[dict]) -> list[tuple[float, float]]:

@@ -57,3 +57,4 @@ def _serve(pipe: Connection, rank: int, count: int, store: str) -> None:
             pipe.send(("", function(*args, **kwargs)))
         except BaseException:
             pipe.send((traceback.format_exc(), None))
+    os._exit(0)  # taking torch apart takes seconds
