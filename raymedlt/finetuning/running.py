@@ -26,6 +26,7 @@ from raymedlt.finetuning import finish
 from raymedlt.finetuning.arranging import arrange_studies, read_studies
 from raymedlt.finetuning.build import vision_part
 from raymedlt.finetuning.config import FinetuneConfig, data_of
+from raymedlt.finetuning.describing import description
 from raymedlt.finetuning.distributed import see_on_ray, train_on_ray
 from raymedlt.finetuning.export import EXPORT, MODEL, export_model
 from raymedlt.finetuning.feed import Blind
@@ -51,6 +52,12 @@ NAME = "model"
 """Of the training in the run."""
 _HELD_BYTES = 4 * 1024**3
 """Prepared images up to this size are held by every replica."""
+
+
+def describe(config: FinetuneConfig) -> str:
+    """What `run` would do; runs nothing. Raises ConfigError, InputError: what `run` would refuse at once."""
+    private_by_default()
+    return description(config, checked(config))
 
 
 def run(config: FinetuneConfig) -> str:

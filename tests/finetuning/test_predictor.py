@@ -8,14 +8,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from raymedlt.finetuning.build import build
-from raymedlt.finetuning.export import export
 
 from raymedlt import finetuning
 from raymedlt.errors import InputError
+from raymedlt.finetuning.build import build
 from raymedlt.finetuning.config import ModelConfig
-from raymedlt.finetuning.predictor import writer_of
+from raymedlt.finetuning.export import FORMAT, save_model
+from raymedlt.finetuning.predictor import open_writer
 from raymedlt.images.phantom_cohort import cohort
+from raymedlt.storage import Storage
 
 SIZE = 64
 
@@ -31,10 +32,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     texts = cohort(100, seed=0, test_images=1, test_positives=0).table["text_findings"].to_pylist()
     config = ModelConfig(small_width=48, small_layers=1, small_heads=2)
     made = build(config, image_size=SIZE, prompt="Describe this chest X-ray.", texts=texts, seed=0)
-    export(
-        made.model, made.processing, str(run / "model"), text_format="findings", max_tokens=12, fit="pad",
-        max_pixels=100_000, batch=4, precision="float32",
-    )  # fmt: skip
+    about = {
+        "format": FORMAT, "images": {"size": SIZE, "fit": "pad", "max_pixels": 100_000},
+        "generation": {"batch": 4, "max_tokens": 12, "precision": "float32"},
+        "text": {"prompt": "Describe this chest X-ray.", "format": "findings"},
+    }  # fmt: skip
+    save_model(made.model, made.processing, about, Storage.of(str(run / "model")))
     return run
 
 
@@ -87,9 +90,12 @@ def test_an_image_that_cannot_be_read(folder: Path) -> None:
 
 
 def test_the_model_alone_for_shards(folder: Path) -> None:
-    assert writer_of(str(folder)).device == "cpu"
+    assert open_writer(Storage.of(str(folder / "model")), "cpu").device == "cpu"
 
 
 def test_no_finished_model(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"no raymedlt\.json in .*a finished run of jobs/finetune\.py"):
+        finetuning.load(str(tmp_path))
+    (tmp_path / "raymedlt.json").write_text('{"format": 99}')
+    with pytest.raises(InputError, match=r"raymedlt\.json of format 99"):
         finetuning.load(str(tmp_path))
