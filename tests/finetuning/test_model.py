@@ -42,10 +42,15 @@ def test_image_tokens_stand_in_the_slots(built, batch) -> None:
     torch.testing.assert_close(embeddings[~slots], words[~slots])
 
 
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
 @pytest.mark.parametrize("given", [True, False])
-def test_no_word_sees_the_words_to_come(built, batch, given) -> None:
+def test_no_word_sees_the_words_to_come(batch, given, attention) -> None:
     # Once transformers took the causal mask away from a language model that was given ready-made.
+    built = composed()
     model = built.model if given else ComposedModel(built.model.config)
+    if attention != "sdpa":
+        model.set_attn_implementation(attention)
+    assert model.language_model.config._attn_implementation == attention
     model.train()
     at = built.processing.prompt_length + 2
     changed = {**inputs_of(batch), "input_ids": batch["input_ids"].clone()}
