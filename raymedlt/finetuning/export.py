@@ -11,6 +11,7 @@ A Hugging Face model is read by `AutoModelForImageTextToText.from_pretrained`; t
 from __future__ import annotations
 
 import json
+import os
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -61,6 +62,8 @@ def save_model(model: Any, processing: Processing, about: dict[str, Any], storag
     Memory: one file of weights (at most 2 GB) beside the model.
     """
     merge(model)
+    # save_pretrained asks accelerate, which imports DeepSpeed, which would print what it works on.
+    os.environ.setdefault("DS_ACCELERATOR", next(model.parameters()).device.type)
     entries = []
     with tempfile.TemporaryDirectory() as folder:
         local = Path(folder)

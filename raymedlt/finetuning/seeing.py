@@ -188,7 +188,7 @@ def _step(
     with torch.autocast(settings.device, torch.bfloat16, enabled=settings.precision == "bfloat16"):
         logits_BF = seer(images_BSS.to(settings.device))
     loss = binary_cross_entropy_with_logits(logits_BF.float(), labels_BF.to(settings.device))
-    value = float(loss)
+    value = float(loss.detach())
     if not math.isfinite(value):
         raise RaymedltError(
             f"the encoder's loss is {value} after {number} steps", "a finite number", "lower --training.seeing_rate"
