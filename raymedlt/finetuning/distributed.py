@@ -31,7 +31,7 @@ class _Worker:
         """Tell Ray Train of a checkpoint: where it lies, not what it holds.
 
         Every replica has written its own files to the run's storage already; Ray Train would copy a folder once more,
-        and knows only those below its own.
+        and knows only those below its own. A report waits until Ray Train asks for it, up to two seconds.
         """
         import ray.train
         from ray.train import Checkpoint

@@ -19,7 +19,6 @@ from typing import Any, NamedTuple, Protocol
 import torch
 import torch.distributed as dist
 from torch import nn
-from torch._C._distributed_c10d import HashStore
 from torch.nn import functional
 from torch.nn.parallel import DistributedDataParallel
 
@@ -197,9 +196,8 @@ def make_engine(network: TokenLosses, training: TrainingConfig, settings: Settin
 def ensure_process_group(device: Device) -> None:
     """DeepSpeed needs torch.distributed also for one process. It stays: DeepSpeed keeps references to its groups."""
     if not dist.is_initialized():
-        dist.init_process_group(
-            "nccl" if device == "cuda" else "gloo", store=HashStore(), rank=0, world_size=1
-        )  # fmt: skip
+        store = dist.HashStore()  # type: ignore[attr-defined]
+        dist.init_process_group("nccl" if device == "cuda" else "gloo", store=store, rank=0, world_size=1)
         atexit.register(_leave)
 
 

@@ -118,7 +118,7 @@ def train(
     Raises:
         InputError: no steps, no validation, nothing learns, nothing to learn, or a checkpoint of another model.
         ConsistencyError: a damaged checkpoint.
-        RaymedltError: the loss isn't finite.
+        RaymedltError: the loss, or that of the validation studies, isn't finite.
     """
     torch.set_num_threads(settings.threads)
     return _Loop(model, batches, training, settings, storage, seed, logits, said, kept, warned).run()
@@ -236,12 +236,7 @@ class _Loop:
         ask = self.world.rank == 0 and now - self.asked >= WARNING_SECONDS
         *losses, due_sum, ask_sum = self.world.sums([*losses, float(due), float(ask)], self.device)
         loss_sum = math.fsum(losses)
-        if not math.isfinite(loss_sum):
-            raise RaymedltError(
-                f"the loss is {loss_sum / tokens} after {at.steps} steps",
-                "a finite number",
-                "lower --training.rate and --training.vision_rate, or use --training.precision float32",
-            )
+        _check_finite("loss", loss_sum / tokens, at.steps)
         self.engine.step(factor)
         at.loss_sum, at.tokens = at.loss_sum + loss_sum, at.tokens + int(tokens)
         at.step, at.steps = at.step + 1, at.steps + 1
@@ -268,7 +263,9 @@ class _Loop:
         *losses, total = self.world.sums([*losses, float(tokens)], self.device)
         if not total:
             raise InputError("no token to judge in the validation studies", "labels other than -100", "check the texts")
-        return math.fsum(losses) / total
+        value = math.fsum(losses) / total
+        _check_finite("validation loss", value, self.position.steps)
+        return value
 
     def _placed(self, batch: MicroBatch) -> MicroBatch:
         return {name: each.to(self.device, non_blocking=True) for name, each in batch.items()}
@@ -277,6 +274,15 @@ class _Loop:
         self.checkpoints.write(self.position, self.engine, better=better)
         self.kept(self.position)
         self.last_kept = time.monotonic()
+
+
+def _check_finite(what: str, value: float, steps: int) -> None:
+    if not math.isfinite(value):
+        raise RaymedltError(
+            f"the {what} is {value} after {steps} steps",
+            "a finite number",
+            "lower --training.rate and --training.vision_rate, or use --training.precision float32",
+        )
 
 
 def blank(batch: MicroBatch) -> MicroBatch:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+import warnings
 from typing import Any
 
 from raymedlt.finetuning.config import TrainingConfig
@@ -59,6 +60,8 @@ def import_deepspeed(device: Device) -> Any:
     """The package, set to work on `device`; its first import takes seconds and decides about the device for good."""
     os.environ.setdefault("DS_ACCELERATOR", device)
     logging.getLogger("DeepSpeed").setLevel(logging.ERROR)  # it announces every step of its start
+    # at every step, of names that torch 2.14 would have otherwise
+    warnings.filterwarnings("ignore", message=r"`torch\.distributed\.\w+` is deprecated", category=FutureWarning)
     import deepspeed
     import deepspeed.ops
 

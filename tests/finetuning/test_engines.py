@@ -48,7 +48,7 @@ def test_the_loss_counts_target_tokens_alone():
                 count += 1
     assert target_tokens(batch) == count > 0
     for way in (model, WholeLogits(model)):
-        assert float(TokenLosses(way, SETTINGS)(batch)) == pytest.approx(expected, rel=1e-5)
+        assert TokenLosses(way, SETTINGS)(batch).item() == pytest.approx(expected, rel=1e-5)
 
 
 def test_logits_are_computed_where_targets_are():

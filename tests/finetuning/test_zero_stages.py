@@ -96,6 +96,16 @@ def test_with_the_same_replicas_it_goes_on_to_the_bit(pair, tmp_path, stage):
         assert torch.equal(weights(tmp_path / "killed")[name], tensor), name
 
 
+def test_a_frozen_language_model_and_bfloat16(single, pair, tmp_path):
+    (one,) = single.run(run, str(tmp_path / "one"), {}, adapted=True)
+    for stage in (0, 2, 3):
+        folder, changes = str(tmp_path / f"two-{stage}"), {"replicas": 2, "zero": stage}
+        assert pair.run(run, folder, changes, 2, adapted=True) == [[], []]
+        assert single.run(run, folder, {"zero": stage}, 2, adapted=True) == [[]]
+        two, _ = pair.run(run, folder, changes, adapted=True)
+        torch.testing.assert_close(torch.tensor(losses(two)), torch.tensor(losses(one)), rtol=2e-3, atol=1e-3)
+
+
 def test_three_micro_batches_for_two_replicas(single, pair, tmp_path):
     (one,) = single.run(run, str(tmp_path / "one"), {"batch": 9, "zero": 1})
     for stage in (0, 2, 3):

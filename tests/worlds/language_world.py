@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -106,19 +105,25 @@ def quick(**changes: Any) -> TrainingConfig:
     return TrainingConfig(**(values | changes))
 
 
-def run(folder: str, changes: dict[str, Any], die_after: int | None = None, **batches: Any) -> list[dict[str, Any]]:
-    """One training in this process; its history. A training that dies gives []."""
+def run(
+    folder: str, changes: dict[str, Any], die_after: int | None = None, *, adapted: bool = False
+) -> list[dict[str, Any]]:
+    """One training in this process; its history. A training that dies gives [].
+
+    Args:
+        adapted: most of the language model is frozen, and the arithmetic bfloat16.
+    """
     from raymedlt.finetuning.training import train
     from raymedlt.storage import Storage
 
     training = quick(**changes)
-    feed = Batches(micro_batches=training.batch // training.micro_batch, die_after=die_after, **batches)
+    feed = Batches(micro_batches=training.batch // training.micro_batch, die_after=die_after)
+    model, settings = tiny(), SETTINGS
+    if adapted:
+        model.language.requires_grad_(False)
+        model.language.model.layers[1].self_attn.q_proj.requires_grad_(True)
+        settings = replace(SETTINGS, precision="bfloat16")
     try:
-        return train(tiny(), feed, training, SETTINGS, Storage.of(folder), seed=1).history
+        return train(model, feed, training, settings, Storage.of(folder), seed=1).history
     except Killed:
         return []
-
-
-def process_id() -> int:
-    """Of the replica."""
-    return os.getpid()
