@@ -110,6 +110,18 @@ def shapes(config: ModelConfig, *, image_size: int, texts: Iterable[str] = ()) -
     return Shapes(*parameter_counts(model))
 
 
+def refuse_bad_model(config: ModelConfig, *, image_size: int) -> None:
+    """Raise at once what `build` would raise after the images were prepared; loads no weights. Errors as `build`."""
+    shapes(config, image_size=image_size)
+    own = [("model.path", config.path)]
+    if config.path is None and config.language not in (SMALL, SMOLLM2):
+        own.append(("model.language", config.language))
+    for key, name in own:
+        if name is not None:
+            with model_folder(name, key):
+                pass
+
+
 def settle(model: Any, config: ModelConfig, seed: int) -> None:
     """Decide which weights learn: add the LoRA, freeze the encoder, as the section `model` says."""
     if config.settled_method == "lora":

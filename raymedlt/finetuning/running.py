@@ -24,7 +24,7 @@ from raymedlt.config import config_hash, hashed_part
 from raymedlt.cpus import cpus
 from raymedlt.finetuning import finish
 from raymedlt.finetuning.arranging import arrange_studies, read_studies
-from raymedlt.finetuning.build import vision_part
+from raymedlt.finetuning.build import refuse_bad_model, vision_part
 from raymedlt.finetuning.config import FinetuneConfig, data_of
 from raymedlt.finetuning.describing import description
 from raymedlt.finetuning.distributed import see_on_ray, train_on_ray
@@ -88,6 +88,7 @@ def checked(config: FinetuneConfig) -> ReportRun | None:
     """Refuse at once what would end the run after hours; the reports, if they aren't the phantom's."""
     if config.training.replicas == 1 and config.ray_from > 0 and not os.environ.get("RAY_ADDRESS"):
         refuse_missing_gpu(config.training.device, "training")
+    refuse_bad_model(config.model, image_size=config.images.size)
     if config.text.enriched is None:
         return None
     return open_reports(config.text.enriched, config.text.use)

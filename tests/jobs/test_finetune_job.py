@@ -191,7 +191,10 @@ def test_bad_input(tmp_path: Path, capsys):
         (["--images.path", str(tmp_path)], "text.enriched is None"),
         (["--text.enriched", str(tmp_path), "--images.path", str(tmp_path)], "holds no finished run"),
         (["--training.batch=10", "--training.micro_batch=4"], "training.batch is 10"),
-        (["--text.max_tokens=8", *QUICK], "every training study has a text of more than 8 tokens"),
+        (
+            ["--text.max_tokens=8", "--text.use=complete", *QUICK],
+            "every training study has a text of more than 8 tokens",
+        ),
     ):
         shutil.rmtree(tmp_path / "run", ignore_errors=True)
         assert inside(*words, *output) == 2, words
