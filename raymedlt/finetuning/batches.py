@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from raymedlt.finetuning.config import TrainingConfig
-from raymedlt.finetuning.feed import Feed, MicroBatch, Tensors, parts_of, steps_of
+from raymedlt.finetuning.feed import Feed, Tensors, parts_of, steps_of
 from raymedlt.finetuning.studies import Studies
 from raymedlt.schema import TRAIN, VALIDATION
-
-_NOT_FOR_THE_MODEL = "weights"
 
 
 class StudyBatches:
@@ -26,14 +24,10 @@ class StudyBatches:
         steps = steps_of(
             self.studies, seed=self.seed, epoch=epoch, batch=self.own.batch, micro_batch=self.own.micro_batch
         )[first:]
-        made = self._made([step.parts[number] for step in steps for number in numbers])
+        made = self.feed([step.parts[number] for step in steps for number in numbers])
         for _ in steps:
             yield [next(made) for _ in numbers]
 
     def validating(self, numbers: Sequence[int]) -> Iterator[Tensors]:
         """The validation micro-batches with these numbers, each of similar length."""
-        return self._made([self._validation[number] for number in numbers])
-
-    def _made(self, parts: Sequence[MicroBatch]) -> Iterator[Tensors]:
-        for batch in self.feed(parts):
-            yield {name: each for name, each in batch.items() if name != _NOT_FOR_THE_MODEL}
+        return self.feed([self._validation[number] for number in numbers])

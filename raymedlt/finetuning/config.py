@@ -17,6 +17,8 @@ TextUse = Literal["original", "enriched", "random", "paraphrase", "complete"]
 TextFormat = Literal["findings", "think_answer"]
 Stage = Literal[0, 1, 2, 3]
 
+IGNORED = -100
+"""Label of a place where nothing is learnt: prompt, image, padding."""
 LORA_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj")
 """Layers of the language model with LoRA matrices, by the end of their names."""
 SMALL, SMOLLM2 = "small", "smollm2"

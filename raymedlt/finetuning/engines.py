@@ -23,12 +23,10 @@ from torch.nn import functional
 from torch.nn.parallel import DistributedDataParallel
 
 from raymedlt.errors import InputError
-from raymedlt.finetuning.config import TrainingConfig
+from raymedlt.finetuning.config import IGNORED, TrainingConfig
 from raymedlt.finetuning.zero import import_deepspeed, zero_config
 from raymedlt.machine import Device, Settings
 
-IGNORED = -100
-"""Label of a position where nothing is learnt: prompt, image, padding."""
 WEIGHT, MOMENTS = "weight", ("exp_avg", "exp_avg_sq")
 
 MicroBatch = dict[str, torch.Tensor]

@@ -4,6 +4,8 @@
     tokenizer and processor files
     raymedlt.json                                          what images it sees, what it is asked, how it answers
 
+Where a LoRA was learnt, the folder `adapter` beside it holds what was learnt alone (lora.py).
+
 A Hugging Face model is read by `AutoModelForImageTextToText.from_pretrained`; the composed one too, once
 `raymedlt.finetuning.model` is imported, which registers it. Nothing is pickled.
 """
@@ -20,7 +22,7 @@ from raymedlt import __version__
 from raymedlt.config import config_hash
 from raymedlt.finetuning.build import load_given
 from raymedlt.finetuning.config import FinetuneConfig
-from raymedlt.finetuning.lora import merge
+from raymedlt.finetuning.lora import AdapterCard, has_lora, learnt_tensors, merge, save_adapter
 from raymedlt.finetuning.model import parameter_counts
 from raymedlt.finetuning.processing import Processing
 from raymedlt.ledger import Ledger
@@ -30,6 +32,8 @@ from raymedlt.storage import FileEntry, Storage
 EXPORT = "export"
 MODEL = "model"
 """Folder of the finished model in a run."""
+ADAPTER = "adapter"
+"""Folder of what was learnt beside frozen weights."""
 ABOUT = "raymedlt.json"
 FORMAT = 1
 
@@ -51,9 +55,19 @@ def export_model(
         "configuration": config_hash(config),
         "raymedlt": __version__,
     }  # fmt: skip
-    entries = save_model(model, processing, about, ledger.storage.sub(MODEL))
-    inside = [FileEntry(f"{MODEL}/{each.name}", each.sha256, each.bytes) for each in entries]
-    ledger.commit(EXPORT, name, inside, {"parameters": parameters, "learning": learning})
+    entries = []
+    if has_lora(model):
+        own = config.model
+        base = own.path or own.language
+        card = AdapterCard(base=base, rank=own.lora_rank, alpha=own.lora_alpha, targets=own.lora_targets)
+        entries.append(_inside(ADAPTER, save_adapter(learnt_tensors(model), card, ledger.storage.sub(ADAPTER))))
+    saved = save_model(model, processing, about, ledger.storage.sub(MODEL))
+    entries += [_inside(MODEL, each) for each in saved]
+    ledger.commit(EXPORT, name, entries, {"parameters": parameters, "learning": learning})
+
+
+def _inside(folder: str, entry: FileEntry) -> FileEntry:
+    return FileEntry(f"{folder}/{entry.name}", entry.sha256, entry.bytes)
 
 
 def save_model(model: Any, processing: Processing, about: dict[str, Any], storage: Storage) -> list[FileEntry]:

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from raymedlt.ahead import made_ahead
 from raymedlt.errors import ConfigError
+from raymedlt.finetuning.config import IGNORED
 from raymedlt.finetuning.lengths import buckets
 from raymedlt.finetuning.studies import Studies
 from raymedlt.images.augment import augment
@@ -29,8 +30,6 @@ from raymedlt.seeds import keyed_seed
 
 AHEAD = 4
 """Micro-batches that are made while the network computes."""
-IGNORED = -100
-"""Label of a place without a target."""
 
 Tensors = dict[str, Tensor]
 Collate = Callable[[Bytes, list[str]], Tensors]
@@ -50,10 +49,6 @@ class MicroBatch:
     keys: tuple[int, ...] = ()
     """Seeds of the images' changes, one per study; none: the images stay as they are."""
 
-    def empty(self) -> MicroBatch:
-        """The same shapes, and nothing in it counts: for a replica that has no other, where all must compute."""
-        return MicroBatch(self.studies, self.variants, np.zeros_like(self.real), self.keys)
-
 
 @dataclass(frozen=True, eq=False)
 class Step:
@@ -64,14 +59,10 @@ class Step:
     parts: tuple[MicroBatch, ...]
     """K of them, in every step."""
 
-    def of_rank(self, rank: int, replicas: int) -> tuple[MicroBatch, ...]:
-        """One replica's micro-batches: ceil(K / replicas) on each, the last one empty where there is no more."""
-        return of_rank(self.parts, rank, replicas)
-
 
 Feed = Callable[[Sequence[MicroBatch]], Iterator[Tensors]]
-"""The tensors of the given micro-batches, in order: what `Collate` gives, with `weights`, float32 [M], beside it (1 for
-a real study, else 0). Labels of studies that count nothing are IGNORED."""
+"""The tensors of the given micro-batches, in order: what `Collate` gives. Labels of studies that count nothing are
+IGNORED."""
 
 
 def steps_of(studies: Studies, *, seed: int, epoch: int, batch: int, micro_batch: int) -> list[Step]:
@@ -125,12 +116,6 @@ def parts_of(studies: Studies, split: str, micro_batch: int) -> list[MicroBatch]
     return [MicroBatch(own, np.zeros_like(own), counts) for own, counts in zip(order, real, strict=True)]
 
 
-def of_rank(parts: Sequence[MicroBatch], rank: int, replicas: int) -> tuple[MicroBatch, ...]:
-    """One replica's micro-batches: numbers rank, rank + replicas, ...; as many on each, with empty ones at the end."""
-    own = tuple(parts[rank::replicas])
-    return own if len(own) * replicas >= len(parts) else (*own, parts[0].empty())
-
-
 # Tensors
 
 
@@ -160,7 +145,6 @@ def make_batch(pixels: Pixels, order: Order, collate: Collate, changes: AugmentC
     batch = collate(images_MSS, order.texts)
     real_M = torch.from_numpy(order.real.copy())
     batch["labels"] = batch["labels"].masked_fill(~real_M[:, None], IGNORED)
-    batch["weights"] = real_M.to(torch.float32)
     return batch
 
 

@@ -18,7 +18,7 @@ from PIL import Image
 from torch import Tensor
 
 from raymedlt.errors import InputError
-from raymedlt.finetuning.model import IGNORED
+from raymedlt.finetuning.config import IGNORED
 from raymedlt.finetuning.processing import Batch, Images, checked, decoded
 
 _REPORT = "No pneumothorax"  # any words: a template must repeat them

@@ -28,7 +28,7 @@ from raymedlt.errors import ConfigError, InputError
 from raymedlt.finetuning.config import LORA_TARGETS
 from raymedlt.finetuning.model import ComposedModel
 from raymedlt.seeds import keyed_seed
-from raymedlt.storage import Storage
+from raymedlt.storage import FileEntry, Storage
 
 FILE = "adapter.safetensors"
 FORMAT = 1
@@ -112,10 +112,10 @@ def learnt_tensors(model: nn.Module) -> dict[str, Tensor]:
     }  # fmt: skip
 
 
-def save_adapter(tensors: Mapping[str, Tensor], card: AdapterCard, folder: str) -> None:
-    """Write what was learnt (`learnt_tensors`) to a folder or URI."""
+def save_adapter(tensors: Mapping[str, Tensor], card: AdapterCard, storage: Storage) -> FileEntry:
+    """Write what was learnt (`learnt_tensors`) to a folder."""
     data = save(dict(tensors), metadata={"card": json.dumps(asdict(card), sort_keys=True)})
-    Storage.of(folder).write_bytes(FILE, data)
+    return storage.write_bytes(FILE, data)
 
 
 def read_adapter(folder: str) -> tuple[AdapterCard, dict[str, Tensor]]:

@@ -5,17 +5,15 @@
     logits = language model(e)
 
 It is a transformers model: `save_pretrained`, `from_pretrained`, `generate`, peft and gradient checkpointing work as on
-any other. The loss is the trainer's: `target_logits` gives what it needs, for this and for any Hugging Face
-vision-language model.
+any other. The loss is the trainer's (engines.py).
 
 Shapes: B rows, L tokens, T image tokens, S pixels a side, D width, V words, N target tokens.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import field
-from typing import Any, NamedTuple
+from typing import Any
 
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, PreTrainedConfig
@@ -25,9 +23,6 @@ from transformers.modeling_utils import PreTrainedModel
 from raymedlt.errors import InputError
 from raymedlt.finetuning.connector import Connector
 from raymedlt.finetuning.vision import VisionEncoder
-
-IGNORED = -100
-"""Label of a position that is no target."""
 
 
 class ComposedConfig(PreTrainedConfig):  # type: ignore[misc]
@@ -173,32 +168,6 @@ class ComposedModel(PreTrainedModel, GenerationMixin):  # type: ignore[misc]
 
 def _right_padded(mask_BL: Tensor) -> bool:
     return mask_BL.ndim == 2 and bool(mask_BL[:, 0].all() & (mask_BL.diff(dim=1) <= 0).all())
-
-
-class Targets(NamedTuple):
-    """What the model says at the positions that count, and what it should have said."""
-
-    logits_NV: Tensor
-    targets_N: Tensor
-    rows_N: Tensor
-    """Which row of the batch each target belongs to."""
-
-
-def target_logits(model: Any, batch: Mapping[str, Tensor]) -> Targets:
-    """Logits of the target tokens alone: the vocabulary's scores of prompts and images are never computed.
-
-    Args:
-        model: this model or any Hugging Face vision-language model, also wrapped (peft, DDP, DeepSpeed).
-        batch: of `processing`, with labels; padded on the right.
-    """
-    labels_BL = batch["labels"]
-    inputs = {name: value for name, value in batch.items() if name != "labels"}
-    columns = (labels_BL[:, 1:] != IGNORED).any(0).nonzero()[:, 0]
-    logits_BKV = model(**inputs, logits_to_keep=columns, use_cache=False).logits
-    targets_BK = labels_BL[:, columns + 1]
-    wanted_BK = targets_BK != IGNORED
-    rows_N = wanted_BK.nonzero()[:, 0]
-    return Targets(logits_BKV[wanted_BK], targets_BK[wanted_BK], rows_N)
 
 
 AutoConfig.register(ComposedConfig.model_type, ComposedConfig)

@@ -19,8 +19,8 @@ import torch
 from torch import Tensor
 
 from raymedlt.errors import InputError
+from raymedlt.finetuning.config import IGNORED
 from raymedlt.finetuning.language import IMAGE_TOKEN
-from raymedlt.finetuning.model import IGNORED
 
 Batch = dict[str, Tensor]
 Images = npt.NDArray[np.uint8]

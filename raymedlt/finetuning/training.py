@@ -20,9 +20,8 @@ import torch
 from torch import nn
 
 from raymedlt.errors import InputError, RaymedltError
-from raymedlt.finetuning.config import TrainingConfig
+from raymedlt.finetuning.config import IGNORED, TrainingConfig
 from raymedlt.finetuning.engines import (
-    IGNORED,
     Logits,
     MicroBatch,
     TokenLosses,
@@ -46,7 +45,7 @@ class Batches(Protocol):
     """Numbered micro-batches on the CPU; what they hold follows from epoch, step and number alone.
 
     A micro-batch has what the model's forward takes, and `labels` int64 [B, T] with -100 where nothing is learnt (all
-    of it for a study that only fills up the last batch). `weights`, if there, is not read: labels say what counts.
+    of it for a study that only fills up the last batch).
     """
 
     steps: int

@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_vlms import PROMPT, TEXTS, TINY, composed, images, saved
+from tiny_vlms import PROMPT, TEXTS, TINY, composed, images, saved, target_logits
 
 from raymedlt.errors import ConfigError, InputError
 from raymedlt.finetuning.build import build, shapes
 from raymedlt.finetuning.config import ModelConfig
 from raymedlt.finetuning.language import small_language
-from raymedlt.finetuning.model import parameter_counts, target_logits
+from raymedlt.finetuning.model import parameter_counts
 
 IMAGES = images()
 SMALL = {"small_width": 32, "small_layers": 2, "small_heads": 2}

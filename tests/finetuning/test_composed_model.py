@@ -3,12 +3,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from tiny_vlms import TEXTS, composed, images
+from tiny_vlms import TEXTS, composed, images, target_logits
 from torch.nn.functional import cross_entropy
 from transformers import AutoModelForImageTextToText
 
 from raymedlt.errors import InputError
-from raymedlt.finetuning.model import IGNORED, ComposedModel, target_logits
+from raymedlt.finetuning.config import IGNORED
+from raymedlt.finetuning.model import ComposedModel
 
 IMAGES = images()
 

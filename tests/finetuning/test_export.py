@@ -5,14 +5,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_vlms import PROMPT, TEXTS, TINY, composed, images, saved
+from tiny_vlms import PROMPT, TEXTS, TINY, composed, images, saved, target_logits
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from raymedlt.errors import ConfigError
 from raymedlt.finetuning.build import build
 from raymedlt.finetuning.config import ModelConfig
 from raymedlt.finetuning.export import FORMAT, load_export, save_model
-from raymedlt.finetuning.model import target_logits
 from raymedlt.storage import Storage
 
 IMAGES = images()

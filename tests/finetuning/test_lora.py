@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
-from tiny_vlms import PROMPT, TEXTS, TINY, composed, images
+from tiny_vlms import PROMPT, TEXTS, TINY, composed, images, target_logits
 from torch import nn
 
 from raymedlt.errors import ConfigError, InputError
@@ -21,7 +21,7 @@ from raymedlt.finetuning.lora import (
     read_adapter,
     save_adapter,
 )
-from raymedlt.finetuning.model import target_logits
+from raymedlt.storage import Storage
 
 IMAGES = images()
 LORA = {"rank": 2, "alpha": 8.0, "dropout": 0.0, "seed": 3}
@@ -107,7 +107,7 @@ def test_saved_and_loaded_on_a_plain_model(tmp_path) -> None:
     disturb(model)
     with torch.no_grad():
         model.connector.places_KD.add_(1)
-    save_adapter(learnt_tensors(model), CARD, str(tmp_path))
+    save_adapter(learnt_tensors(model), CARD, Storage.of(str(tmp_path)))
     assert [path.name for path in tmp_path.iterdir()] == ["adapter.safetensors"]
     assert load_adapter(plain.eval(), str(tmp_path)) == CARD
     assert torch.equal(target_logits(plain, batch).logits_NV, target_logits(model, batch).logits_NV)
@@ -118,7 +118,7 @@ def test_saved_and_loaded_on_a_plain_model(tmp_path) -> None:
 def test_an_adapter_of_another_model_is_refused(tmp_path) -> None:
     model = composed().model
     add_lora(model, rank=2, alpha=8.0, dropout=0.0, targets=CARD.targets, seed=3)
-    save_adapter(learnt_tensors(model), CARD, str(tmp_path))
+    save_adapter(learnt_tensors(model), CARD, Storage.of(str(tmp_path)))
     with pytest.raises(InputError, match=r"tensors do not fit.*learnt on, 'tiny'"):
         load_adapter(composed(small_width=64).model, str(tmp_path))
 

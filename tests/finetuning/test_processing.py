@@ -5,12 +5,12 @@ import pickle
 import numpy as np
 import pytest
 import torch
-from tiny_vlms import PROMPT, QWEN_TEMPLATE, TEXTS, TINY, composed, images
+from tiny_vlms import PROMPT, QWEN_TEMPLATE, TEXTS, TINY, composed, images, target_logits
 from torch.nn.functional import cross_entropy
 
 from raymedlt.errors import InputError
+from raymedlt.finetuning.config import IGNORED
 from raymedlt.finetuning.hubprocessing import HubProcessing
-from raymedlt.finetuning.model import IGNORED, target_logits
 from raymedlt.finetuning.processing import ComposedProcessing
 
 IMAGES = images()

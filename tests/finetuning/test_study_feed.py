@@ -16,7 +16,6 @@ from raymedlt.finetuning.feed import (
     Blind,
     MicroBatch,
     make_batch,
-    of_rank,
     order_of,
     parts_of,
     steps_of,
@@ -91,18 +90,6 @@ def test_texts_of_a_micro_batch_are_similarly_long():
     assert ours < 0.4 * spread([MicroBatch(row, row, row > 0) for row in order])
 
 
-@pytest.mark.parametrize("replicas", [1, 2, 3, 4, 5])
-def test_micro_batches_do_not_depend_on_the_replicas(replicas):
-    for step in steps():
-        parts = [step.of_rank(rank, replicas) for rank in range(replicas)]
-        assert {len(part) for part in parts} == {-(-3 // replicas)}  # collectives need equal counts
-        in_turn = [part[turn] for turn in range(len(parts[0])) for part in parts]
-        assert in_turn[:3] == list(step.parts)  # number n is computed by replica n % W
-        assert not any(part.real.any() for part in in_turn[3:])
-        assert {part.studies.shape for part in in_turn} == {(8,)}
-    assert of_rank([], 0, 2) == ()
-
-
 def test_what_cannot_be_cut_is_refused():
     with pytest.raises(ConfigError, match=r"steps of 24 studies in parts of 7\. Expected: a multiple"):
         steps(micro_batch=7)
@@ -133,20 +120,6 @@ def test_a_batch_is_its_images_and_texts():
     assert [text_of(labels) for labels in batch["labels"][:2]] == ["Text two.", "Text one."]
     assert (batch["labels"][2] == IGNORED).all()
     assert (batch["input_ids"][2] > 0).any()
-    assert batch["weights"].tolist() == [1.0, 1.0, 0.0]
-    assert batch["weights"].dtype == torch.float32
-
-
-def test_an_empty_micro_batch_has_the_shapes_and_counts_nothing():
-    part = steps()[0].parts[0]
-    full, empty = (
-        make_batch(EXAMPLES.pixels, order_of(STUDIES, each), collate, STILL) for each in (part, part.empty())
-    )
-    assert {name: (value.shape, value.dtype) for name, value in full.items()} == {
-        name: (value.shape, value.dtype) for name, value in empty.items()
-    }
-    assert (empty["labels"] == IGNORED).all()
-    assert not empty["weights"].any()
 
 
 def test_images_are_changed_by_their_keys_and_not_without():
@@ -172,12 +145,12 @@ def test_the_blind_control_sees_the_same_grey():
 
 
 def test_the_thread_gives_the_micro_batches_in_order():
-    parts = [part for step in steps() for part in step.of_rank(1, 2)]
+    parts = [part for step in steps() for part in step.parts]
     batches = list(thread_feed(STUDIES, EXAMPLES.pixels, collate, AugmentConfig())(parts))
     assert len(batches) == len(parts)
     for part, batch in zip(parts, batches, strict=True):
         expected = make_batch(EXAMPLES.pixels, order_of(STUDIES, part), collate, AugmentConfig())
-        assert batch.keys() == expected.keys() == {"input_ids", "attention_mask", "pixel_values", "labels", "weights"}
+        assert batch.keys() == expected.keys() == {"input_ids", "attention_mask", "pixel_values", "labels"}
         assert all(torch.equal(batch[name], expected[name]) for name in batch)
     assert not [thread for thread in threading.enumerate() if thread.name == "feed"]
 

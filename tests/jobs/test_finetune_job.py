@@ -146,7 +146,9 @@ def test_on_ray_with_two_replicas(finished: Path, tmp_path: Path):
 
 
 def test_the_control_sees_no_image(finished: Path, tmp_path: Path):
-    assert inside(*QUICK, "--blind=true", "--training.epochs=1", "--output", str(tmp_path / "run")) == 0
+    words = ["--blind=true", "--model.method=lora", "--training.epochs=1", "--output", str(tmp_path / "run")]
+    assert inside(*QUICK, *words) == 0
+    assert (tmp_path / "run" / "adapter" / "adapter.safetensors").exists()
     assert len({row["completion"] for row in rows(tmp_path / "run")}) == 1
     assert "control" in (tmp_path / "run" / "report.html").read_text()
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 from transformers import (
     CLIPImageProcessor,
     Idefics3Config,
@@ -26,7 +28,7 @@ from transformers import (
 )
 
 from raymedlt.finetuning.build import Built, build
-from raymedlt.finetuning.config import ModelConfig
+from raymedlt.finetuning.config import IGNORED, ModelConfig
 from raymedlt.finetuning.language import word_tokenizer
 
 TEXTS = [
@@ -166,3 +168,29 @@ def composed(seed: int = 0, **keys: Any) -> Built:
 def images(count: int = 3, size: int = 64) -> NDArray[np.uint8]:
     """Noise, uint8 [count, size, size]."""
     return np.random.default_rng(0).integers(0, 256, (count, size, size), dtype=np.uint8)
+
+
+class Targets(NamedTuple):
+    """What the model says at the positions that count, and what it should have said."""
+
+    logits_NV: Tensor
+    targets_N: Tensor
+    rows_N: Tensor
+    """Which row of the batch each target belongs to."""
+
+
+def target_logits(model: Any, batch: Mapping[str, Tensor]) -> Targets:
+    """Logits of the target tokens alone: the vocabulary's scores of prompts and images are never computed.
+
+    Args:
+        model: this model or any Hugging Face vision-language model, also wrapped (peft, DDP, DeepSpeed).
+        batch: of `processing`, with labels; padded on the right.
+    """
+    labels_BL = batch["labels"]
+    inputs = {name: value for name, value in batch.items() if name != "labels"}
+    columns = (labels_BL[:, 1:] != IGNORED).any(0).nonzero()[:, 0]
+    logits_BKV = model(**inputs, logits_to_keep=columns, use_cache=False).logits
+    targets_BK = labels_BL[:, columns + 1]
+    wanted_BK = targets_BK != IGNORED
+    rows_N = wanted_BK.nonzero()[:, 0]
+    return Targets(logits_BKV[wanted_BK], targets_BK[wanted_BK], rows_N)
