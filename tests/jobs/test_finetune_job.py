@@ -132,7 +132,9 @@ def _same(first: list[dict], second: list[dict]) -> bool:
 
 def test_on_ray_with_two_replicas(finished: Path, tmp_path: Path):
     """The images, the training and the writing on Ray: the losses are those of one process, the reports too."""
-    words = [*QUICK, "--ray_from=0", "--training.replicas=2", "--workers=2", "--output", str(tmp_path / "run")]
+    # Ray Train takes two seconds for each checkpoint that it is told of
+    words = [*QUICK, "--training.checkpoint_seconds=60", "--ray_from=0", "--training.replicas=2", "--workers=2"]
+    words += ["--output", str(tmp_path / "run")]
     told = subprocess.run(
         [sys.executable, "jobs/finetune.py", *words], cwd=ROOT, env=environment(), capture_output=True, text=True,
         timeout=500, check=False,
