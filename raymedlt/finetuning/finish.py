@@ -62,7 +62,6 @@ class Outcome:
     training: Mapping[str, Any]
     """What the ledger keeps of it."""
     export: Mapping[str, Any]
-    reports: ReportRun | None
     workers: int
     where: str
 
@@ -85,16 +84,16 @@ def data_hash(config: FinetuneConfig, reports: ReportRun | None) -> str:
 
 
 def _weights(name: str | None) -> Iterator[str]:
-    """Names and bytes of a given model's files; of a hub's model the name alone, since its files are fixed by it."""
+    """A given model's name; of a file of weights its content, of a folder names and bytes of the files (gigabytes)."""
     if name is None:
         return
     yield name
-    if "://" in name or os.path.exists(name):
-        if os.path.isfile(name):
-            with open(name, "rb") as file:
-                yield sha256_of(file.read())
-            return
-        yield from (f"{file}:{size}" for file, size in Storage.of(name).sizes())
+    parent, _, file = name.rstrip("/").rpartition("/")
+    if name.endswith(".safetensors"):
+        storage = Storage.of(parent or ("/" if name.startswith("/") else "."))
+        yield sha256_of(storage.read_bytes(file)) if storage.exists(file) else ""
+    elif "://" in name or os.path.isdir(name):
+        yield from (f"{each}:{size}" for each, size in Storage.of(name).sizes())
 
 
 def finish(outcome: Outcome, data: Data, storage: Storage, ledger: Ledger, progress: Progress, began: float) -> str:

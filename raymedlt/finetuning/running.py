@@ -136,7 +136,7 @@ class _Run:
             finish.Outcome(
                 config=self.config, rejected=rejected, studies=studies, seen=seen, settings=settings, shards=shards,
                 training=self.ledger.done(TRAINED, NAME) or {}, export=self.ledger.done(EXPORT, NAME) or {},
-                reports=self.reports, workers=self.workers, where="Ray" if self._under_ray else "one process",
+                workers=self.workers, where="Ray" if self._under_ray else "one process",
             ),
             data, self.storage, self.ledger, self.progress, self.began,
         )  # fmt: skip

@@ -20,7 +20,8 @@ from raymedlt import finetuning, schema
 from raymedlt.config import EnrichConfig
 from raymedlt.enrichment.distributed import describe as describe_enrich
 from raymedlt.enrichment.distributed import run as run_enrich
-from raymedlt.finetuning.config import FinetuneConfig
+from raymedlt.finetuning.config import FinetuneConfig, ModelConfig
+from raymedlt.finetuning.finish import data_hash
 from raymedlt.finetuning.running import describe, run
 from raymedlt.images.phantom import draw
 from raymedlt.images.phantom_cohort import cohort, findings_of
@@ -184,6 +185,20 @@ def test_own_reports_and_images(tmp_path: Path):
     rejected = pq.read_table(output / "rejected").to_pylist()
     assert any(row["row_id"] == "r5" and "no image file" in row["reason"] for row in rejected)
     assert inside(*common, "--text.use=random", "--output", str(tmp_path / "other")) == 2
+
+
+def test_other_weights_are_another_run(tmp_path: Path):
+    folder, file = tmp_path / "model", tmp_path / "vision.safetensors"
+    folder.mkdir()
+    seen = set()
+    for name, key in ((file, "vision_weights"), (folder / "model.safetensors", "path")):
+        for content in (b"12", b"123"):
+            name.write_bytes(content)
+            given = str(name if key == "vision_weights" else folder)
+            seen.add(data_hash(FinetuneConfig(model=ModelConfig(**{key: given})), None))
+    file.write_bytes(b"321")  # as long as before
+    seen.add(data_hash(FinetuneConfig(model=ModelConfig(vision_weights=str(file))), None))
+    assert len(seen) == 5
 
 
 def test_bad_input(tmp_path: Path, capsys):
