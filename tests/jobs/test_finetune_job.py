@@ -203,12 +203,14 @@ def test_other_weights_are_another_run(tmp_path: Path):
 
 def test_bad_input(tmp_path: Path, capsys):
     output = ["--output", str(tmp_path / "run")]
+    (tmp_path / "empty.csv").touch()
     for words, message in (
         (["--model.language=no/such-model"], "model.language is 'no/such-model', neither a folder nor in the hub's"),
         (["--model.path=no/such-model"], "model.path is 'no/such-model', neither a folder nor in the hub's"),
         (["--model.vision=resnet_of_nobody"], "model.vision is 'resnet_of_nobody', which timm"),
         (["--images.path", str(tmp_path)], "text.enriched is None"),
         (["--text.enriched", str(tmp_path), "--images.path", str(tmp_path)], "holds no finished run"),
+        (["--text.enriched", str(tmp_path / "empty.csv"), "--images.path", str(tmp_path)], "holds no finished run"),
         (["--training.batch=10", "--training.micro_batch=4"], "training.batch is 10"),
         (
             ["--text.max_tokens=8", "--text.use=complete", *QUICK],

@@ -208,7 +208,7 @@ def open_run(place: str, *, check: bool = True, key: str = "run") -> FinishedRun
     try:
         manifest = json.loads(storage.read_bytes(MANIFEST))
         entries = [FileEntry.from_json(entry) for entry in manifest["files"]]
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise InputError(
             f"'{storage.uri}' holds no finished run (no {MANIFEST})",
             "the output folder of jobs/enrich.py, after it has ended",
