@@ -8,6 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from raymedlt.images.attention import attended_logits
+
 
 def strength(value: float, learnable: bool) -> nn.Parameter:
     """How much a module counts: a scalar float32 parameter.
@@ -45,16 +47,6 @@ class ChannelReweighting(nn.Module):
         """x' of the class docstring."""
         gate_BD = torch.sigmoid(self.excite(torch.relu(self.squeeze(x_BDHW.mean(dim=(2, 3))))))
         return x_BDHW + self.strength * (x_BDHW * gate_BD[:, :, None, None])
-
-
-def attended_logits(scores_BCK: Tensor, x_BDK: Tensor, weight_CD: Tensor) -> tuple[Tensor, Tensor]:
-    """w_c . v_c with v_c = sum_k a_ck x_k and a_c = softmax over k of the scores; and the maps a.
-
-    Computed as sum_k a_ck (w_c . x_k), which is the same number without an array of B x C x D.
-    """
-    maps_BCK = scores_BCK.softmax(dim=-1)
-    evidence_BCK = torch.einsum("cd,bdk->bck", weight_CD, x_BDK)
-    return (maps_BCK * evidence_BCK).sum(dim=-1), maps_BCK
 
 
 class ClassAwareAttention(nn.Module):

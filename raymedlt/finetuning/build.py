@@ -18,13 +18,13 @@ from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor,
 from transformers.utils import logging
 
 from raymedlt.errors import ConfigError, InputError, MissingDependencyError
-from raymedlt.finetuning.config import SMALL, SMOLLM2, ModelConfig
+from raymedlt.finetuning.config import LITE0, SMALL, SMOLLM2, ModelConfig
 from raymedlt.finetuning.hubprocessing import HubProcessing
 from raymedlt.finetuning.language import IMAGE_TOKEN, Language, build_language, model_folder, small_language
 from raymedlt.finetuning.lora import add_lora
 from raymedlt.finetuning.model import ComposedConfig, ComposedModel, parameter_counts
 from raymedlt.finetuning.processing import ComposedProcessing, Processing
-from raymedlt.finetuning.vision import LITE0, VisionEncoder, build_vision, timm_name
+from raymedlt.finetuning.vision import VisionEncoder, build_vision, timm_name
 from raymedlt.seeds import keyed_seed
 
 Kind = Literal["composed", "hub"]

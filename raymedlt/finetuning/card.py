@@ -160,7 +160,7 @@ reports, always. Splits are by patient.
 
 
 def _training(report: Report) -> str:
-    own, best = report.training, report.training.best
+    own, kept = report.training, report.training.kept
     rows = [
         ("method", METHODS.get(report.model.method, report.model.method)),
         ("learning parameters", f"{report.model.learning:,} of {report.model.parameters:,}"),
@@ -169,8 +169,8 @@ def _training(report: Report) -> str:
         ("epochs", f"{len(own.history)} of at most {own.epochs}"),
         *(
             []
-            if best is None
-            else [("kept", f"epoch {int(best['epoch']) + 1}, validation loss {best['validation_loss']:.4f} per token")]
+            if kept is None
+            else [("kept", f"epoch {int(kept['epoch']) + 1}, validation loss {kept['validation_loss']:.4f} per token")]
         ),
         ("arithmetic", f"{own.precision} on {own.device}"),
         ("training processes", replicas_words(own) or "none"),

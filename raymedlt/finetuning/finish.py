@@ -21,7 +21,7 @@ from raymedlt.errors import ConsistencyError
 from raymedlt.evaluation.scores import evaluate, generations_table
 from raymedlt.finetuning.arranging import read_studies
 from raymedlt.finetuning.card import data_card, model_card
-from raymedlt.finetuning.config import SMALL, SMOLLM2, FinetuneConfig, data_of
+from raymedlt.finetuning.config import LITE0, SMALL, SMOLLM2, FinetuneConfig, data_of
 from raymedlt.finetuning.examples import SHOWN, Example, chosen
 from raymedlt.finetuning.export import MODEL
 from raymedlt.finetuning.feed import Blind
@@ -31,7 +31,6 @@ from raymedlt.finetuning.report import Cost, DataReport, ModelReport, Report, Sc
 from raymedlt.finetuning.report_runs import ReportRun
 from raymedlt.finetuning.studies import Studies
 from raymedlt.finetuning.texts import split_answer
-from raymedlt.finetuning.vision import LITE0
 from raymedlt.finetuning.warnings import warnings_of
 from raymedlt.images.arranging import Data
 from raymedlt.images.examples import Pixels
@@ -221,7 +220,7 @@ def _report(
         training=TrainingReport(
             history=history, epochs=own.epochs, seeing=outcome.seen.get("history", []), zero=own.zero,
             offload=own.offload, device=outcome.settings.device, precision=outcome.settings.precision,
-            batch=own.batch,
+            batch=own.batch, keep=config.keep,
         ),
         scored=scored,
         examples=_examples(outcome, scored, studies, texts, pixels),

@@ -19,7 +19,6 @@ from raymedlt.finetuning.config import SMALL, FinetuneConfig
 from raymedlt.finetuning.feed import Blind, Feed, ray_feed, thread_feed
 from raymedlt.finetuning.processing import Processing
 from raymedlt.finetuning.studies import Studies
-from raymedlt.finetuning.vision import LITE0
 from raymedlt.images.arranging import Data
 from raymedlt.images.config import AugmentConfig
 from raymedlt.images.distributed import RefPixels
@@ -30,13 +29,6 @@ SEEN_FILE = "_work/seen/encoder.safetensors"
 
 CHANGES = AugmentConfig(flip=False)
 """Of the training images: a report says left and right, so none is flipped."""
-
-
-def sees_first(config: FinetuneConfig) -> bool:
-    """Whether the encoder learns to see before the language model speaks."""
-    model = config.model
-    scratch = model.path is None and model.vision != LITE0 and model.vision_weights is None
-    return scratch and config.training.seeing_epochs > 0 and not config.blind
 
 
 class Making:

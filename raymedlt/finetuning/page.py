@@ -110,7 +110,7 @@ def verdict(report: Report) -> str:
 
 
 def _key_figures(report: Report) -> list[KeyFigure]:
-    scored, best = report.main, report.training.best
+    scored, kept = report.main, report.training.kept
     shown = []
     if scored is not None:
         truth = f"against {scored.truth_words}"
@@ -129,12 +129,12 @@ def _key_figures(report: Report) -> list[KeyFigure]:
                 f"{_percent(truth_normal)} of {scored.truth_words}",
             )
         )
-    if best is not None:
+    if kept is not None:
         shown.append(
             (
                 "Validation loss",
-                f"{best['validation_loss']:.3f}",
-                f"per token, epoch {int(best['epoch']) + 1} of {len(report.training.history)}",
+                f"{kept['validation_loss']:.3f}",
+                f"per token, epoch {int(kept['epoch']) + 1} of {len(report.training.history)}",
             )
         )
     return [KeyFigure(label=name, value=value, hint=hint) for name, value, hint in shown]

@@ -33,8 +33,8 @@ def training_blocks(report: Report) -> list[Block]:
     blocks: list[Block] = [loss_curves(own) if own.history else Paragraph("Nothing was learnt in this run.")]
     if own.seeing:
         blocks.append(seeing_curves(own.seeing))
-    best = own.best
-    if best is None:
+    kept = own.kept
+    if kept is None:
         return blocks
     ended = (
         "the last epoch was the best: it might have learnt more"
@@ -46,7 +46,7 @@ def training_blocks(report: Report) -> list[Block]:
         KeyValues(
             [
                 ("Epochs", f"{len(own.history)} of at most {own.epochs}", ended),
-                ("Kept", f"epoch {int(best['epoch']) + 1}", f"validation loss {best['validation_loss']:.4f} per token"),
+                ("Kept", f"epoch {int(kept['epoch']) + 1}", f"validation loss {kept['validation_loss']:.4f} per token"),
                 ("Batch", counted(own.batch, "study").replace("studys", "studies")),
                 ("Training processes", replicas_words(own)),
                 ("Went on from a checkpoint", times(own.restarts)),

@@ -14,7 +14,7 @@ import numpy as np
 from raymedlt.evaluation.findings import Agreement
 from raymedlt.evaluation.scores import COMPLETE, Evaluation
 from raymedlt.evaluation.sentences import keys_of
-from raymedlt.finetuning.config import TextFormat, TextUse
+from raymedlt.finetuning.config import Keep, TextFormat, TextUse
 from raymedlt.finetuning.examples import Example
 from raymedlt.intervals import Share
 from raymedlt.resampling import Interval
@@ -232,9 +232,14 @@ class TrainingReport:
     batch: int
     """Studies per step."""
 
+    keep: Keep = "best"
+    """Which epoch's weights were kept."""
+
     @property
-    def best(self) -> Mapping[str, float] | None:
-        """The epoch with the smallest validation loss, whose weights were kept; None without any epoch."""
+    def kept(self) -> Mapping[str, float] | None:
+        """The epoch whose weights were kept; None without any epoch."""
+        if self.keep == "last":
+            return self.history[-1] if self.history else None
         return min(self.history, key=lambda entry: entry["validation_loss"], default=None)
 
     @property
@@ -249,9 +254,9 @@ class TrainingReport:
 
     @property
     def still_falling(self) -> bool:
-        """The last epoch that was allowed is the best one."""
-        best = self.best
-        return best is not None and len(self.history) >= self.epochs and best is self.history[-1]
+        """The last epoch that was allowed is the one with the smallest validation loss."""
+        losses = [entry["validation_loss"] for entry in self.history]
+        return bool(losses) and len(losses) >= self.epochs and losses[-1] == min(losses)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,6 +10,7 @@ model/     the finished model (see predictor.py)
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import os
 import time
@@ -31,7 +32,7 @@ from raymedlt.finetuning.distributed import see_on_ray, train_on_ray
 from raymedlt.finetuning.export import EXPORT, MODEL, export_model
 from raymedlt.finetuning.feed import Blind
 from raymedlt.finetuning.generation import WRITE, MakeShardWriter, StoredPixels, Writing, plan_writing
-from raymedlt.finetuning.making import CHANGES, SEEN_FILE, Making, built_of, sees_first
+from raymedlt.finetuning.making import CHANGES, SEEN_FILE, Making, built_of
 from raymedlt.finetuning.predictor import open_writer
 from raymedlt.finetuning.report_runs import ReportRun, open_reports
 from raymedlt.finetuning.seeing import see
@@ -154,7 +155,7 @@ class _Run:
 
     def _see(self, making: Making, settings: Settings) -> dict[str, Any]:
         """Teach the encoder to see, unless it comes with weights or is done."""
-        if not sees_first(self.config):
+        if not self.config.sees_first:
             return {}
         known = self.ledger.done(SEE, NAME)
         if known is not None:
@@ -205,10 +206,11 @@ class _Run:
 
     def _task(self, making: Making) -> Task:
         own = self.config
-        return Task(NAME, own.training, keyed_seed(own.seed, "train"), making.model, making.batches)
+        training = dataclasses.replace(own.training, keep=own.keep)
+        return Task(NAME, training, keyed_seed(own.seed, "train"), making.model, making.batches)
 
     def _export(self, making: Making, settings: Settings) -> None:
-        """The model with the weights of the best epoch, LoRA merged."""
+        """The model with the weights of the epoch that is kept, LoRA merged."""
         if self.ledger.done(EXPORT, NAME) is not None:
             self.progress.skip(EXPORT, "already done")
             return

@@ -121,6 +121,7 @@ def see(
     rows = studies.of(TRAIN)
     factors = repeat_factors(known.labels_NF[rows], REPEAT_THRESHOLD)
     length = expected_length(factors)
+    encoder.settling = True
     optimizer = torch.optim.AdamW(seer.parameters(), lr=training.seeing_rate, weight_decay=WEIGHT_DECAY)
     position = Position()
     found = checkpoints.read()
@@ -149,6 +150,7 @@ def see(
         position.history.append(entry)
         checkpoints.write(position, _state(seer, optimizer), None)
         said(entry)
+    encoder.settling = False
     return position.history
 
 

@@ -95,7 +95,7 @@ class Checkpoints:
         """Keep where the training stands; called by every replica after the same step.
 
         Args:
-            better: whether these weights are the best so far.
+            better: whether these weights are to be kept instead of those of an earlier epoch.
 
         Memory: this replica's pieces, twice.
         """

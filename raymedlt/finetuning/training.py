@@ -62,7 +62,7 @@ class Batches(Protocol):
 
 @dataclass(frozen=True)
 class Trained:
-    """How it went; the weights of the best epoch lie with the checkpoints (`state.put_best`)."""
+    """How it went; the weights of the epoch that is kept lie with the checkpoints (`state.put_best`)."""
 
     history: list[dict[str, Any]]
     """Per epoch: epoch, steps, loss and validation_loss per token, tokens, rate, seconds, waited_for_data, replicas."""
@@ -201,8 +201,9 @@ class _Loop:
         better = at.best is None or value < at.best
         at.best, at.bad_epochs = (value, 0) if better else (at.best, at.bad_epochs + 1)
         at.epoch, at.step, at.loss_sum, at.tokens = at.epoch + 1, 0, 0.0, 0
-        at.finished = at.bad_epochs >= own.patience or at.epoch == own.epochs
-        self._keep(better=better)
+        last = own.keep == "last"
+        at.finished = at.epoch == own.epochs or (at.bad_epochs >= own.patience and not last)
+        self._keep(better=better or last)
         if self.world.rank == 0:
             self.said(entry)
 

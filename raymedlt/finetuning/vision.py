@@ -1,9 +1,9 @@
 """The vision encoder: a timm network that turns a grey square into one or two maps of features.
 
-A network from scratch has group norms (Wu and He, 2018) instead of batch norms, so that an image's features depend on
-no other image; one with given weights keeps its batch norms, with the statistics that it came with. Convolutional
-networks give their two deepest maps of 4 to 8 places a side: on 64 pixels 8 x 8 and 4 x 4 places, coarse enough for a
-language model to read, fine enough for a small nodule. Transformers give their last patch tokens as one map.
+Batch norms use the statistics that came with the weights, or that the encoder settled while it learnt to see
+(seeing.py): while the language model learns, an image's features depend on no other image. A convolutional network
+gives its deepest map, and where that has fewer than 4 places a side the next finer ones too: on 64 pixels 4 x 4 places,
+coarse enough for a language model to read. Transformers give their last patch tokens as one map.
 
 Shapes: B images, S pixels a side, C channels of a map, H x W its places, F findings.
 """
@@ -11,7 +11,6 @@ Shapes: B images, S pixels a side, C channels of a map, H x W its places, F find
 from __future__ import annotations
 
 import difflib
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Self
 
@@ -21,18 +20,16 @@ import torch
 from torch import Tensor, nn
 
 from raymedlt.errors import ConfigError, InputError
+from raymedlt.finetuning.config import LITE0
+from raymedlt.images.attention import attended_logits
 from raymedlt.images.lite0 import LITE0_BACKBONE, packaged_lite0
 from raymedlt.storage import Storage
-
-LITE0 = "efficientnet-lite0"
-"""Value of model.vision that stands for this network with its packaged ImageNet weights."""
 
 GREY_MEAN, GREY_STD = 0.5, 0.25
 """Normalisation of a network with a random start (pixels in [0, 1]): about those of chest X-rays."""
 
-_LEAST, _MOST = 4, 8  # places along a side of the maps that the language model reads
+_LEAST = 4  # places along a side of a map that alone is fine enough
 _SMALL = 96  # pixels: images up to here are read without the first pooling, which is made for larger ones
-_GROUPS = 8
 _RUN_FILES = ("model.safetensors", "model/model.safetensors", "model/member-0.safetensors")
 
 
@@ -51,7 +48,7 @@ class VisionEncoder(nn.Module):
         name: timm's name of the network.
         image_size: S.
         inputs: channels of its first layer: 1, or 3 where pretrained weights want it.
-        given: it gets weights from elsewhere: batch norms stay, and use the statistics that come with the weights.
+        given: it gets weights that were learnt elsewhere: small images too are pooled at first, as they were there.
 
     Shapes:
         pixels_BSS (uint8 in 0..255, or float in [0, 1]) -> one map_BCHW per level, float
@@ -70,11 +67,11 @@ class VisionEncoder(nn.Module):
         super().__init__()
         self.name, self.image_size, self.inputs, self.given = name, image_size, inputs, given
         self.frozen = False
+        self.settling = False
+        """Whether batch norms use each batch's own statistics while learning, and remember their moving average."""
         self.network = _create(name, image_size, inputs)
-        if not given:
-            _group_norms(self.network)
-            if image_size <= _SMALL and isinstance(getattr(self.network, "maxpool", None), nn.MaxPool2d):
-                self.network.maxpool = nn.Identity()
+        if not given and image_size <= _SMALL and isinstance(getattr(self.network, "maxpool", None), nn.MaxPool2d):
+            self.network.maxpool = nn.Identity()
         settings = self.network.pretrained_cfg
         mean = [GREY_MEAN] if inputs == 1 else settings["mean"]
         std = [GREY_STD] if inputs == 1 else settings["std"]
@@ -107,13 +104,14 @@ class VisionEncoder(nn.Module):
         return self._maps(x_BcSS.to(next(self.network.parameters()).dtype), self.indices)
 
     def train(self, mode: bool = True) -> Self:
-        """As in torch, but batch norms keep the statistics they came with, and a frozen encoder drops nothing out."""
+        """As in torch, but batch norms keep their statistics unless `settling`, and a frozen encoder drops nothing."""
         super().train(mode)
         if self.frozen:
             self.network.eval()
-        for module in self.network.modules():
-            if isinstance(module, nn.BatchNorm2d):
-                module.eval()
+        if not self.settling:
+            for module in self.network.modules():
+                if isinstance(module, nn.BatchNorm2d):
+                    module.eval()
         return self
 
     def freeze(self) -> None:
@@ -141,14 +139,17 @@ class VisionEncoder(nn.Module):
         if self._tokens:
             chosen = [len(levels) - 1]
         else:
-            chosen = [at for at, level in enumerate(levels) if _LEAST <= level.side <= _MOST][-2:] or [len(levels) - 1]
+            chosen = [at for at, level in enumerate(levels) if level.side < _LEAST]  # the deepest ones
+            chosen = [max(min(chosen, default=len(levels)) - 1, 0), *chosen]
         return tuple(chosen), tuple(levels[at] for at in chosen)
 
 
 class SeeingHead(nn.Module):
     """Findings from the encoder's maps, to teach it to see before it speaks.
 
-    Mean and maximum over the places of every map, a layer norm, a linear layer.
+    Per map, after a batch norm: logit_f = w_f . mean_k(x_k) + w_f . v_f + b_f with v_f = sum_k a_fk x_k and a_f =
+    softmax over the places k of u_f . x_k, the class-aware attention of TRCGL-Net (arXiv 2607.00975); summed over the
+    maps.
 
     Shapes:
         maps_BCHW, one per level -> logits_BF
@@ -156,14 +157,21 @@ class SeeingHead(nn.Module):
 
     def __init__(self, levels: Sequence[Level], findings: int) -> None:
         super().__init__()
-        width = 2 * sum(level.channels for level in levels)
-        self.norm = nn.LayerNorm(width)
-        self.head = nn.Linear(width, findings)
+        self.norms = nn.ModuleList([nn.BatchNorm2d(level.channels) for level in levels])
+        self.heads = nn.ModuleList([nn.Linear(level.channels, findings) for level in levels])
+        starts = [torch.randn(findings, level.channels) * level.channels**-0.5 for level in levels]
+        self.queries = nn.ParameterList(starts)
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
         """Logits of the findings, float32."""
-        pooled_BE = torch.cat([part for each in maps for part in (each.mean((2, 3)), each.amax((2, 3)))], dim=1)
-        logits_BF: Tensor = self.head(self.norm(pooled_BE.float()))
+        logits = []
+        heads: list[Any] = list(self.heads)
+        for x_BCHW, norm, head, query_FC in zip(maps, self.norms, heads, self.queries, strict=True):
+            with torch.autocast(x_BCHW.device.type, enabled=False):
+                x_BCK = norm(x_BCHW.float()).flatten(2)
+                scores_BFK = torch.einsum("fc,bck->bfk", query_FC, x_BCK)
+                logits.append(head(x_BCK.mean(2)) + attended_logits(scores_BFK, x_BCK, head.weight)[0])
+        logits_BF: Tensor = torch.stack(logits).sum(0)
         return logits_BF
 
 
@@ -227,19 +235,6 @@ def _create(name: str, image_size: int, inputs: int) -> Any:
             "change model.vision",
         )
     return network
-
-
-def _group_norms(network: nn.Module) -> None:
-    """Replace every batch norm; the activation that timm joins to some of them stays."""
-    for parent in list(network.modules()):
-        for name, child in list(parent.named_children()):
-            if not isinstance(child, nn.BatchNorm2d):
-                continue
-            norm: nn.Module = nn.GroupNorm(math.gcd(_GROUPS, child.num_features), child.num_features)
-            activation = getattr(child, "act", None)
-            if isinstance(activation, nn.Module) and not isinstance(activation, nn.Identity):
-                norm = nn.Sequential(norm, activation)
-            setattr(parent, name, norm)
 
 
 def _first_layer(name: str) -> str:

@@ -57,12 +57,13 @@ def test_data_are_told_as_the_studies_were_arranged():
 
 def test_training_knows_its_best_epoch_and_who_took_part():
     training = finetune_report().training
-    assert training.best is training.history[2]
+    assert training.kept is training.history[2]
+    assert dataclasses.replace(training, keep="last").kept is training.history[-1]
     assert training.replicas == [2, 1, 2]
     assert not training.still_falling
     falling = dataclasses.replace(training, history=training.history[:3], epochs=3)
     assert falling.still_falling
-    assert dataclasses.replace(training, history=()).best is None
+    assert dataclasses.replace(training, history=()).kept is None
 
 
 def test_the_test_split_is_the_one_that_figures_are_of():

@@ -135,6 +135,19 @@ def test_it_stops_early_and_keeps_the_best(tmp_path):
     assert again == pytest.approx(trained.best, rel=1e-6)
 
 
+def test_it_keeps_the_last_epoch_where_that_is_asked_for(tmp_path):
+    trained = go(tmp_path, epochs=5, patience=1, keep="last", rate=3.0, vision_rate=3.0, warmup=0.0)
+    values = [line["validation_loss"] for line in trained.history]
+    assert len(values) == 5
+    assert trained.best == min(values) < values[-1]
+    model = tiny()
+    put_best(Storage.of(str(tmp_path)), model)
+    network, held = TokenLosses(model.eval(), SETTINGS), [micro_batch("validation", number) for number in range(3)]
+    with torch.no_grad():
+        again = sum(float(network(each)) for each in held) / sum(map(target_tokens, held))
+    assert again == pytest.approx(values[-1], rel=1e-6)
+
+
 def test_batch_norms_stay_as_they_are(tmp_path):
     class Normed(nn.Module):
         def __init__(self):
