@@ -136,9 +136,9 @@ def test_it_stops_early_and_keeps_the_best(tmp_path):
 
 
 def test_it_keeps_the_last_epoch_where_that_is_asked_for(tmp_path):
-    trained = go(tmp_path, epochs=5, patience=1, keep="last", rate=3.0, vision_rate=3.0, warmup=0.0)
+    trained = go(tmp_path, epochs=6, patience=1, keep="last", rate=3.0, vision_rate=3.0, warmup=0.0)
     values = [line["validation_loss"] for line in trained.history]
-    assert len(values) == 5
+    assert len(values) == 6
     assert trained.best == min(values) < values[-1]
     model = tiny()
     put_best(Storage.of(str(tmp_path)), model)
