@@ -3,10 +3,10 @@
     python benchmarks/finetune_omissions.py --output runs/omissions       # 9 trainings; over an hour on two cores
     python benchmarks/finetune_omissions.py --seeds 1 -- --phantom.images 2000    # a try
 
-`python jobs/finetune.py` on the phantom, whose reports leave out what its radiologist thought not worth saying (and, now
-and then, a finding), with training texts as they are (original), with the statements that jobs/enrich.py adds
-(enriched), and with as many statements drawn at random (random): the same images, model, epochs and seeds; the last
-epoch is kept in each, and held-out references are never changed. A seed is another phantom, split and start. Scored
+`python jobs/finetune.py` on the phantom, whose reports leave out what its radiologist thought not worth saying, with
+training texts as they are (original), with the statements that jobs/enrich.py adds (enriched), and with as many
+statements drawn at random (random): the same images, model, epochs and seeds; the last epoch is kept in each, and
+held-out references are never changed. A seed is another phantom, split and start. Scored
 against the complete texts (what is there to be seen) and against the original references (what their radiologist would
 have written). The table gives the scores of each, over the test studies of all seeds together, and the differences to
 `original` with 95 % intervals over patients, on the same resamples, and p of a paired randomisation test. It fails only
