@@ -178,6 +178,13 @@ def groups() -> tuple[str, ...]:
     return tuple(sorted({row["group"] for row in _rows("scoring_groups.csv")}))
 
 
+@cache
+def every_group() -> tuple[str, ...]:
+    """All groups that a claim can be of, sorted."""
+    alone = {group for finding in ontology().kinds for group, _ in _groups(finding, frozenset())}
+    return tuple(sorted(alone.union(groups())))
+
+
 def _known(*findings: str, table: str) -> None:
     for finding in findings:
         if finding not in ontology().ancestors:

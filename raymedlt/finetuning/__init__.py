@@ -12,7 +12,7 @@ model.py          the composed model
 processing.py     images and texts as tensors, which tokens count; hubprocessing.py: for Hugging Face's models
 lora.py           LoRA on the language part
 build.py          a model from the configuration, or its shapes alone; making.py: as each process of a run makes it
-training.py       the loop; engines.py: one process, data-parallel, DeepSpeed (zero.py); state.py: checkpoints for any
+training.py       the loop; engines.py: one process, data-parallel; zero.py: DeepSpeed; state.py: checkpoints for any
                   number of replicas; task.py: a training as a replica does it; distributed.py: under Ray Train
 export.py         the finished model as a folder; predictor.py: its use
 generation.py     reports by a finished model, as a function and as shards

@@ -18,6 +18,7 @@ from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor,
 from transformers.utils import logging
 
 from raymedlt.errors import ConfigError, InputError, MissingDependencyError
+from raymedlt.evaluation.findings import every_group
 from raymedlt.finetuning.config import LITE0, SMALL, SMOLLM2, ModelConfig
 from raymedlt.finetuning.hubprocessing import HubProcessing
 from raymedlt.finetuning.language import IMAGE_TOKEN, Language, build_language, model_folder, small_language
@@ -219,7 +220,11 @@ def _composed(
 def _composed_shapes(config: ModelConfig, image_size: int, texts: Iterable[str]) -> ComposedModel:
     given = config.vision == LITE0 or config.vision_weights is not None
     encoder = VisionEncoder(
-        timm_name(config.vision), image_size, inputs=3 if config.vision == LITE0 else 1, given=given
+        timm_name(config.vision),
+        image_size,
+        inputs=3 if config.vision == LITE0 else 1,
+        findings=() if given else every_group(),
+        given=given,
     )
     if config.language == SMALL:
         language = small_language(texts, config.small_width, config.small_layers, config.small_heads)
@@ -245,7 +250,8 @@ def _config(config: ModelConfig, encoder: VisionEncoder, text: Any, image_id: in
     return ComposedConfig(
         text_config=text,
         vision={
-            "name": encoder.name, "image_size": encoder.image_size, "inputs": encoder.inputs, "given": encoder.given,
+            "name": encoder.name, "image_size": encoder.image_size, "inputs": encoder.inputs,
+            "findings": list(encoder.findings), "given": encoder.given,
         },
         connector={
             "kind": config.connector, "queries": config.queries, "layers": config.query_layers,

@@ -4,7 +4,8 @@
     queries   q <- q + self-attention(q); q <- q + cross-attention(q, places); q <- q + MLP(q); per layer
               token_q = W norm(q)                               SemEnrich's decoder: 12 layers, 16 heads, 2 queries
 
-where x_k is the projected feature of place k (one projection per map) and p_k a learnt vector of the place and map.
+where x_k is the projected feature of place k (one projection per map) and p_k a learnt vector of the place and map. A
+map of seen findings has one place: x is the sum of a vector per finding, each times its probability.
 
 Shapes: B images, C channels of a map, K places of all maps, D width of the language model, Q queries.
 """
@@ -45,8 +46,11 @@ class Connector(nn.Module):
         places = sum(level.side**2 for level in levels)
         self.tokens = places if kind == "linear" else queries
         """Image tokens: T."""
-        self.norms = nn.ModuleList([nn.LayerNorm(level.channels) for level in levels])
+        self.norms = nn.ModuleList([nn.Identity() if each.seen else nn.LayerNorm(each.channels) for each in levels])
         self.projections = nn.ModuleList([nn.Linear(level.channels, width) for level in levels])
+        for level, projection in zip(levels, self.projections, strict=True):
+            if level.seen:
+                nn.init.normal_(projection.weight, std=0.5)  # type: ignore[arg-type]
         self.places_KD = nn.Parameter(0.5 * torch.randn(places, width))  # as strong as the features
         self.queries_QD: nn.Parameter | None = None
         self.decoder = nn.ModuleList()

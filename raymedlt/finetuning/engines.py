@@ -1,4 +1,4 @@
-"""How a step is computed: by torch alone (one process, or DistributedDataParallel), or by DeepSpeed's ZeRO.
+"""How a step is computed: by torch alone (one process, or DistributedDataParallel), or by DeepSpeed's ZeRO (zero.py).
 
 Both see the same network, AdamW and rates, and sum gradients over the replicas, so that the losses compare. Both give
 their state as pieces: flat ranges of a parameter's weight and of AdamW's two moments, by the parameter's name. Each
@@ -9,7 +9,6 @@ Shape suffixes: B studies, T tokens, P positions that any study has a target at,
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -24,8 +23,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from raymedlt.errors import InputError
 from raymedlt.finetuning.config import IGNORED, TrainingConfig
-from raymedlt.finetuning.zero import import_deepspeed, zero_config
-from raymedlt.machine import Device, Settings
+from raymedlt.machine import Settings
 
 WEIGHT, MOMENTS = "weight", ("exp_avg", "exp_avg_sq")
 
@@ -187,28 +185,21 @@ class Engine(Protocol):
 
 def make_engine(network: TokenLosses, training: TrainingConfig, settings: Settings, world: World) -> Engine:
     """The engine that `training.zero` asks for. Weights must be in place, and the same on every replica."""
-    kind = ZeroEngine if training.zero else PlainEngine
-    return kind(network, parameter_groups(network.model, training), training, settings, world)
+    groups = parameter_groups(network.model, training)
+    if training.zero:
+        from raymedlt.finetuning.zero import ZeroEngine  # made of what is here
+
+        return ZeroEngine(network, groups, training, settings, world)
+    return PlainEngine(network, groups, training, settings, world)
 
 
-def ensure_process_group(device: Device) -> None:
-    """DeepSpeed needs torch.distributed also for one process. It stays: DeepSpeed keeps references to its groups."""
-    if not dist.is_initialized():
-        store = dist.HashStore()  # type: ignore[attr-defined]
-        dist.init_process_group("nccl" if device == "cuda" else "gloo", store=store, rank=0, world_size=1)
-        atexit.register(_leave)
-
-
-def _leave() -> None:
-    if dist.is_initialized():
-        dist.destroy_process_group()
-
-
-def _learning(model: nn.Module) -> dict[str, nn.Parameter]:
+def learning(model: nn.Module) -> dict[str, nn.Parameter]:
+    """What learns, by name."""
     return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
 
 
-def _adamw(groups: Sequence[Group], named: Mapping[str, nn.Parameter]) -> torch.optim.AdamW:
+def adamw(groups: Sequence[Group], named: Mapping[str, nn.Parameter]) -> torch.optim.AdamW:
+    """The optimizer of both engines."""
     return torch.optim.AdamW(
         [
             {"params": [named[name] for name in group.names], "lr": group.rate, "weight_decay": group.decay}
@@ -218,7 +209,7 @@ def _adamw(groups: Sequence[Group], named: Mapping[str, nn.Parameter]) -> torch.
     )
 
 
-def _fresh(flat: torch.Tensor, steps: int) -> dict[str, torch.Tensor]:
+def fresh(flat: torch.Tensor, steps: int) -> dict[str, torch.Tensor]:
     """AdamW's state of one tensor as it makes it itself, but after `steps` steps."""
     state = {"step": torch.tensor(float(steps), device=flat.device)}
     return state | {kind: torch.zeros_like(flat, memory_format=torch.preserve_format) for kind in MOMENTS}
@@ -232,8 +223,8 @@ class PlainEngine:
     ) -> None:
         self.network = network.to(settings.device)
         self.world, self.clip = world, training.clip
-        self.named = _learning(network.model)
-        self.optimizer = _adamw(groups, self.named)
+        self.named = learning(network.model)
+        self.optimizer = adamw(groups, self.named)
         self.rates = [group.rate for group in groups]
         # Buffers are the same on every replica, since nothing changes them (training.py).
         self.wrapped: nn.Module = (
@@ -279,124 +270,10 @@ class PlainEngine:
     def restore(self, read: Read, steps: int) -> None:
         for name, parameter in self.named.items():
             # laid out like the parameter: sums over channels-last memory would else run in another order
-            state = self.optimizer.state[parameter] = _fresh(parameter.detach(), steps)
+            state = self.optimizer.state[parameter] = fresh(parameter.detach(), steps)
             for kind in MOMENTS:
                 state[kind].copy_(read(kind, name, 0, parameter.numel()).view(parameter.shape))
 
 
 def _flat(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.detach().reshape(-1)
-
-
-class ZeroEngine:
-    """DeepSpeed's ZeRO at stages 1 to 3, alone or with replicas."""
-
-    def __init__(
-        self, network: TokenLosses, groups: Sequence[Group], training: TrainingConfig, settings: Settings, world: World
-    ) -> None:
-        for name, parameter in network.model.named_parameters():
-            if parameter.dtype != torch.float32:
-                raise InputError(
-                    f"the parameter '{name}' in {str(parameter.dtype).removeprefix('torch.')} under DeepSpeed",
-                    "float32 throughout: it keeps weights of one kind",
-                    "load the model with dtype=torch.float32, or give --training.zero 0",
-                )
-        deepspeed = import_deepspeed(settings.device)
-        ensure_process_group(settings.device)
-        self.network, self.world, self.stage = network, world, training.zero
-        self.named = _learning(network.model)
-        self.rates = [group.rate for group in groups]
-        self.device = torch.device(settings.device)
-        self.engine, *_ = deepspeed.initialize(
-            model=network,
-            optimizer=_adamw(groups, self.named),
-            config=zero_config(training, world.replicas, settings.device),
-        )
-        self.optimizer: torch.optim.AdamW = self.engine.optimizer.optimizer
-
-    def learn(self, batch: MicroBatch, share: float, *, last: bool) -> torch.Tensor:
-        loss: torch.Tensor = self.engine(batch)
-        # DeepSpeed divides by the replicas, and would by its count of micro-batches
-        self.engine.backward(loss * (share * self.world.replicas), scale_wrt_gas=False)
-        if not last:
-            self.engine.step()  # counts the micro-batch; the optimizer waits for the last one
-        return loss.detach()
-
-    @torch.no_grad()
-    def judge(self, batch: MicroBatch) -> torch.Tensor:
-        loss: torch.Tensor = self.engine(batch)
-        return loss
-
-    def step(self, factor: float) -> None:
-        for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
-            group["lr"] = rate * factor
-        self.engine.step()
-
-    def pieces(self) -> Iterator[Piece]:
-        self._link()
-        for name, parameter in self.named.items():
-            start, stop = self._range(parameter)
-            if start < stop:
-                for kind in (WEIGHT, *MOMENTS):
-                    yield Piece(kind, name, start, self._held(parameter, kind)[: stop - start].detach())
-
-    def restore(self, read: Read, steps: int) -> None:
-        flats = (
-            self.engine.optimizer.fp32_partitioned_groups_flat
-            if self.stage == 3
-            else self.engine.optimizer.single_partition_of_fp32_groups
-        )
-        for flat in flats:
-            self.optimizer.state[flat] = _fresh(flat.detach(), steps)
-        self._link()
-        for name, parameter in self.named.items():
-            start, stop = self._range(parameter)
-            if start < stop:
-                for kind in MOMENTS:
-                    self._put(parameter, kind, read(kind, name, start, stop))
-
-    def _link(self) -> None:
-        """Stages 1 and 2: let each parameter know its place in the moments.
-
-        DeepSpeed does it after its first step, but then (0.19) for the first parameter group alone: the others' state
-        isn't there yet, and it doesn't look again.
-        """
-        if self.stage < 3:
-            self.engine.optimizer._hp_optimizer_states_linked = False
-            self.engine.optimizer._lazy_init_hp_params_optimizer_state()
-
-    def _range(self, parameter: Any) -> tuple[int, int]:
-        """What this replica holds of a parameter, in numbers of the flat whole."""
-        if self.stage == 3:  # equal parts, the last ones filled up
-            numbers, part = int(parameter.ds_numel), int(parameter.partition_numel())
-            start = min(self.world.rank * part, numbers)
-            return start, min(start + part, numbers)
-        if parameter._hp_mapping is None:
-            return 0, 0
-        place = parameter._hp_mapping.lp_fragment_address
-        return int(place.start), int(place.start + place.numel)
-
-    def _held(self, parameter: Any, kind: str) -> torch.Tensor:
-        """This replica's numbers of a parameter's weight or moment, flat; at stage 3 with what fills them up."""
-        from deepspeed.utils import safe_get_local_fp32_param, safe_get_local_optimizer_state
-
-        if self.stage == 3:
-            found = (
-                safe_get_local_fp32_param(parameter)
-                if kind == WEIGHT
-                else safe_get_local_optimizer_state(parameter, kind)
-            )
-        else:
-            found = parameter._hp_mapping.get_hp_fragment(None if kind == WEIGHT else kind)
-        held: torch.Tensor = found
-        return held
-
-    def _put(self, parameter: Any, kind: str, values: torch.Tensor) -> None:
-        from deepspeed.utils import safe_set_local_optimizer_state
-
-        if self.stage == 3:
-            filled = torch.zeros(int(parameter.partition_numel()))
-            filled[: len(values)] = values
-            safe_set_local_optimizer_state(parameter, filled, kind)
-        else:
-            parameter._hp_mapping.get_hp_fragment(kind).copy_(values)

@@ -12,8 +12,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,7 +29,7 @@ from raymedlt.evaluation.findings import claims_of
 from raymedlt.finetuning.config import TrainingConfig
 from raymedlt.finetuning.studies import Studies
 from raymedlt.finetuning.texts import split_answer
-from raymedlt.finetuning.vision import SeeingHead, VisionEncoder
+from raymedlt.finetuning.vision import VisionEncoder
 from raymedlt.images.augment import augment
 from raymedlt.images.config import AugmentConfig
 from raymedlt.images.examples import Pixels, Rows
@@ -54,12 +53,14 @@ class Claimed:
     """What the texts claim of the images."""
 
     findings: tuple[str, ...]
+    """All that the encoder knows."""
     labels_NF: Floats
-    """1 where the study's text claims the finding; rows in the order of the studies."""
+    """1 where the study's text claims the finding; rows in the order of the studies. 0 for a finding that too few
+    training texts claim."""
 
 
-def claimed(studies: Studies, least: int = LEAST_STUDIES) -> Claimed:
-    """Findings that the studies' texts claim; of a training study what any of its texts claims.
+def claimed(studies: Studies, findings: Sequence[str], least: int = LEAST_STUDIES) -> Claimed:
+    """Which of these findings the studies' texts claim; of a training study what any of its texts claims.
 
     Held-out studies get the claims of their reference: to say how well the encoder sees, never to learn from.
     """
@@ -71,20 +72,9 @@ def claimed(studies: Studies, least: int = LEAST_STUDIES) -> Claimed:
         }
         for texts, language in zip(studies.targets, studies.languages.tolist(), strict=True)
     ]  # fmt: skip
-    counts = Counter(group for row in studies.of(TRAIN).tolist() for group in claims[row])
-    findings = tuple(sorted(name for name, count in counts.items() if count >= least))
     labels = np.array([[name in own for name in findings] for own in claims], np.float32)
-    return Claimed(findings, labels.reshape(len(studies), len(findings)))
-
-
-class _Seer(nn.Module):
-    def __init__(self, encoder: VisionEncoder, findings: int) -> None:
-        super().__init__()
-        self.encoder, self.head = encoder, SeeingHead(encoder.levels, findings)
-
-    def forward(self, pixels_BSS: torch.Tensor) -> torch.Tensor:
-        logits_BF: torch.Tensor = self.head(self.encoder(pixels_BSS))
-        return logits_BF
+    labels[:, labels[studies.of(TRAIN)].sum(0) < least] = 0
+    return Claimed(tuple(findings), labels)
 
 
 def see(
@@ -111,44 +101,40 @@ def see(
         RaymedltError: the loss isn't finite.
     """
     torch.set_num_threads(settings.threads)
-    known = claimed(studies)
-    if not known.findings:
+    known, rows = claimed(studies, encoder.findings), studies.of(TRAIN)
+    if not known.labels_NF[rows].any():
         return []
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(keyed_seed(seed, "seeing head"))
-        seer = _Seer(encoder, len(known.findings))
-    seer.to(memory_format=torch.channels_last).to(settings.device)
-    rows = studies.of(TRAIN)
+    encoder.to(memory_format=torch.channels_last).to(settings.device)
     factors = repeat_factors(known.labels_NF[rows], REPEAT_THRESHOLD)
     length = expected_length(factors)
     encoder.settling = True
-    optimizer = torch.optim.AdamW(seer.parameters(), lr=training.seeing_rate, weight_decay=WEIGHT_DECAY)
+    optimizer = torch.optim.AdamW(encoder.parameters(), lr=training.seeing_rate, weight_decay=WEIGHT_DECAY)
     position = Position()
     found = checkpoints.read()
     if found is not None:
         position, state = found
-        _restore(seer, optimizer, state)
+        _restore(encoder, optimizer, state)
     for epoch in range(position.epoch, training.seeing_epochs):
         began = time.monotonic()
         order = rows[epoch_order(factors, seed=keyed_seed(seed, "seeing"), epoch=epoch, length=length)]
         steps = order[global_batches(np.arange(len(order)), training.seeing_batch)]
         total = training.seeing_epochs * len(steps)
         loss_sum, rate = 0.0, 0.0
-        seer.train()
+        encoder.train()
         for images_BSS, labels_BF in _batches(studies, pixels, known, steps, changes, seed, epoch):
             rate = training.seeing_rate * _factor(position.steps, total)
             for group in optimizer.param_groups:
                 group["lr"] = rate
-            loss_sum += _step(seer, optimizer, images_BSS, labels_BF, training.clip, settings, position.steps)
+            loss_sum += _step(encoder, optimizer, images_BSS, labels_BF, training.clip, settings, position.steps)
             position.steps += 1
-        score = micro_f1(seer, studies, pixels, known, settings)
+        score = micro_f1(encoder, studies, pixels, known, settings)
         entry = {
             "epoch": epoch, "loss": loss_sum / len(steps), "micro_f1": score, "rate": rate,
             "seconds": time.monotonic() - began,
         }  # fmt: skip
         position.epoch = epoch + 1
         position.history.append(entry)
-        checkpoints.write(position, _state(seer, optimizer), None)
+        checkpoints.write(position, _state(encoder, optimizer), None)
         said(entry)
     encoder.settling = False
     return position.history
@@ -178,7 +164,7 @@ def _batches(
 
 
 def _step(
-    seer: _Seer,
+    encoder: VisionEncoder,
     optimizer: torch.optim.Optimizer,
     images_BSS: torch.Tensor,
     labels_BF: torch.Tensor,
@@ -188,7 +174,7 @@ def _step(
 ) -> float:
     torch.manual_seed(number)  # for encoders with dropout
     with torch.autocast(settings.device, torch.bfloat16, enabled=settings.precision == "bfloat16"):
-        logits_BF = seer(images_BSS.to(settings.device))
+        logits_BF = encoder.logits(images_BSS.to(settings.device))
     loss = binary_cross_entropy_with_logits(logits_BF.float(), labels_BF.to(settings.device))
     value = float(loss.detach())
     if not math.isfinite(value):
@@ -197,18 +183,18 @@ def _step(
         )
     optimizer.zero_grad(set_to_none=True)
     loss.backward()  # type: ignore[no-untyped-call]
-    nn.utils.clip_grad_norm_(seer.parameters(), clip)
+    nn.utils.clip_grad_norm_(encoder.parameters(), clip)
     optimizer.step()
     return value
 
 
-def micro_f1(seer: nn.Module, studies: Studies, pixels: Pixels, known: Claimed, settings: Settings) -> float:
+def micro_f1(encoder: VisionEncoder, studies: Studies, pixels: Pixels, known: Claimed, settings: Settings) -> float:
     """Of the validation studies, at the one threshold that is best for all findings; NaN-free: 0 without studies."""
     rows = studies.of(VALIDATION)
     truth = known.labels_NF[rows] > 0
     if not len(rows) or not truth.any():
         return 0.0
-    seer.eval()
+    encoder.eval()
     parts = []
     with (
         torch.inference_mode(),
@@ -216,20 +202,20 @@ def micro_f1(seer: nn.Module, studies: Studies, pixels: Pixels, known: Claimed, 
     ):
         for start in range(0, len(rows), SCORED_TOGETHER):
             images = pixels.take(studies.image_rows[rows[start : start + SCORED_TOGETHER]])
-            parts.append(seer(torch.from_numpy(images).to(settings.device)).float().sigmoid().cpu())
+            parts.append(encoder.logits(torch.from_numpy(images).to(settings.device)).float().sigmoid().cpu())
     said = torch.cat(parts).numpy()
     return max(float(2 * (truth & (said >= each)).sum() / ((said >= each).sum() + truth.sum())) for each in _THRESHOLDS)
 
 
-def _state(seer: nn.Module, optimizer: torch.optim.Optimizer) -> Tensors:
-    state = {f"model.{name}": tensor for name, tensor in seer.state_dict().items()}
+def _state(encoder: VisionEncoder, optimizer: torch.optim.Optimizer) -> Tensors:
+    state = {f"model.{name}": tensor for name, tensor in encoder.state_dict().items()}
     for number, own in optimizer.state_dict()["state"].items():
         state |= {f"optimizer.{number}.{name}": tensor for name, tensor in own.items()}
     return state
 
 
-def _restore(seer: nn.Module, optimizer: torch.optim.Optimizer, state: Tensors) -> None:
-    seer.load_state_dict({n.removeprefix("model."): t for n, t in state.items() if n.startswith("model.")})
+def _restore(encoder: VisionEncoder, optimizer: torch.optim.Optimizer, state: Tensors) -> None:
+    encoder.load_state_dict({n.removeprefix("model."): t for n, t in state.items() if n.startswith("model.")})
     moments: dict[int, dict[str, torch.Tensor]] = {}
     for name, tensor in state.items():
         if name.startswith("optimizer."):

@@ -5,6 +5,10 @@ Batch norms use the statistics that came with the weights, or that the encoder s
 gives its deepest map, and where that has fewer than 4 places a side the next finer ones too: on 64 pixels 4 x 4 places,
 coarse enough for a language model to read. Transformers give their last patch tokens as one map.
 
+An encoder without given weights also tells the language model what it sees: one more map, of one place, whose channels
+are the probabilities of findings. (That a classifier's findings prompt the language model is PromptMRG's idea, Jin et
+al., AAAI 2024.)
+
 Shapes: B images, S pixels a side, C channels of a map, H x W its places, F findings.
 """
 
@@ -20,6 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from raymedlt.errors import ConfigError, InputError
+from raymedlt.evaluation.findings import every_group
 from raymedlt.finetuning.config import LITE0
 from raymedlt.images.attention import attended_logits
 from raymedlt.images.lite0 import LITE0_BACKBONE, packaged_lite0
@@ -39,6 +44,8 @@ class Level(NamedTuple):
     channels: int
     side: int
     """Places along a side."""
+    seen: bool = False
+    """Probabilities of findings, not features."""
 
 
 class VisionEncoder(nn.Module):
@@ -48,6 +55,7 @@ class VisionEncoder(nn.Module):
         name: timm's name of the network.
         image_size: S.
         inputs: channels of its first layer: 1, or 3 where pretrained weights want it.
+        findings: names of findings that it learns to see, and tells; none: it gives features alone.
         given: it gets weights that were learnt elsewhere: small images too are pooled at first, as they were there.
 
     Shapes:
@@ -63,9 +71,12 @@ class VisionEncoder(nn.Module):
     mean_c11: Tensor
     std_c11: Tensor
 
-    def __init__(self, name: str, image_size: int, *, inputs: int = 1, given: bool = False) -> None:
+    def __init__(
+        self, name: str, image_size: int, *, inputs: int = 1, findings: Sequence[str] = (), given: bool = False
+    ) -> None:
         super().__init__()
         self.name, self.image_size, self.inputs, self.given = name, image_size, inputs, given
+        self.findings = tuple(findings)
         self.frozen = False
         self.settling = False
         """Whether batch norms use each batch's own statistics while learning, and remember their moving average."""
@@ -79,19 +90,31 @@ class VisionEncoder(nn.Module):
         self.register_buffer("std_c11", torch.tensor(std, dtype=torch.float32)[:, None, None])
         self.indices, self.levels = self._choose()
         self.network.prune_intermediate_layers(self.indices, prune_norm=not self._tokens, prune_head=True)
+        self.head: SeeingHead | None = None
+        if self.findings:
+            self.head = SeeingHead(self.levels, len(self.findings))
+            self.levels = (*self.levels, Level(len(self.findings), 1, seen=True))
 
     @property
     def _tokens(self) -> bool:
         """Whether all its maps have the same places: a transformer, which wants its last norm."""
         return len({each["reduction"] for each in self.network.feature_info}) == 1
 
-    @property
-    def channels(self) -> int:
-        """Of all levels together."""
-        return sum(level.channels for level in self.levels)
-
     def forward(self, pixels_BSS: Tensor) -> list[Tensor]:
-        """The maps, the finest first."""
+        """The maps, the finest first, and at last what is seen."""
+        maps = self.features(pixels_BSS)
+        if self.head is not None:
+            maps.append(self.head(maps).sigmoid()[:, :, None, None])
+        return maps
+
+    def logits(self, pixels_BSS: Tensor) -> Tensor:
+        """Of `findings` [B, F], float32."""
+        assert self.head is not None
+        logits_BF: Tensor = self.head(self.features(pixels_BSS))
+        return logits_BF
+
+    def features(self, pixels_BSS: Tensor) -> list[Tensor]:
+        """The maps alone."""
         if pixels_BSS.ndim != 3 or pixels_BSS.shape[1:] != (self.image_size, self.image_size):
             raise InputError(
                 f"images of shape {tuple(pixels_BSS.shape)}",
@@ -107,9 +130,9 @@ class VisionEncoder(nn.Module):
         """As in torch, but batch norms keep their statistics unless `settling`, and a frozen encoder drops nothing."""
         super().train(mode)
         if self.frozen:
-            self.network.eval()
+            super().train(False)
         if not self.settling:
-            for module in self.network.modules():
+            for module in self.modules():
                 if isinstance(module, nn.BatchNorm2d):
                     module.eval()
         return self
@@ -145,7 +168,7 @@ class VisionEncoder(nn.Module):
 
 
 class SeeingHead(nn.Module):
-    """Findings from the encoder's maps, to teach it to see before it speaks.
+    """Findings from the encoder's maps.
 
     Per map, after a batch norm: logit_f = w_f . mean_k(x_k) + w_f . v_f + b_f with v_f = sum_k a_fk x_k and a_f =
     softmax over the places k of u_f . x_k, the class-aware attention of TRCGL-Net (arXiv 2607.00975); summed over the
@@ -176,7 +199,8 @@ class SeeingHead(nn.Module):
 
 
 def build_vision(name: str, image_size: int, weights: str | None = None) -> VisionEncoder:
-    """The encoder of model.vision: random (torch's global generator), or with the weights of model.vision_weights.
+    """The encoder of model.vision: random (torch's global generator) and with all groups of findings
+    (evaluation.findings), or with the weights of model.vision_weights.
 
     Raises:
         ConfigError: an unknown network, or weights of another one.
@@ -188,7 +212,7 @@ def build_vision(name: str, image_size: int, weights: str | None = None) -> Visi
     elif weights is not None:
         tensors = _own(_read(weights))
     else:
-        return VisionEncoder(name, image_size)
+        return VisionEncoder(name, image_size, findings=every_group())
     network = timm_name(name)
     first = _first_layer(network)
     inputs = tensors[first].shape[1] if first in tensors else 0

@@ -16,11 +16,11 @@ from raymedlt.finetuning.engines import (
     PlainEngine,
     TokenLosses,
     World,
-    ZeroEngine,
     parameter_groups,
     target_tokens,
 )
 from raymedlt.finetuning.training import blank
+from raymedlt.finetuning.zero import ZeroEngine
 
 ALONE = World(0, 1)
 

@@ -9,6 +9,7 @@ from studies_world import SIZE, examples_for, made, world
 
 from raymedlt.checkpoint import Checkpoints
 from raymedlt.errors import RaymedltError
+from raymedlt.evaluation.findings import every_group
 from raymedlt.finetuning.config import TrainingConfig
 from raymedlt.finetuning.seeing import claimed, micro_f1, see
 from raymedlt.finetuning.studies import Studies, join
@@ -41,12 +42,12 @@ def spotted(count: int = 80, spotted_training: bool = True) -> tuple[Studies, Pi
 
 def encoder() -> VisionEncoder:
     torch.manual_seed(0)
-    return VisionEncoder("test_resnet", SIZE)
+    return VisionEncoder("test_resnet", SIZE, findings=every_group())
 
 
 def test_labels_are_what_the_texts_claim() -> None:
     studies, _ = world()
-    known = claimed(studies, least=5)
+    known = claimed(studies, every_group(), least=5)
     assert "pleural effusion" in {name.replace("_", " ") for name in known.findings}
     column = next(n for n, name in enumerate(known.findings) if name.replace("_", " ") == "pleural effusion")
     for row in studies.of(TRAIN).tolist():
@@ -57,7 +58,14 @@ def test_labels_are_what_the_texts_claim() -> None:
 
 def test_findings_of_held_out_texts_are_not_taught() -> None:
     studies, _ = spotted(spotted_training=False)
-    assert claimed(studies, least=1).findings == ()
+    labels = claimed(studies, every_group(), least=1).labels_NF
+    assert not labels[studies.of(TRAIN)].any()
+
+
+def test_findings_that_few_texts_claim_are_not_taught() -> None:
+    studies, _ = spotted()
+    assert claimed(studies, every_group(), least=32).labels_NF.any()
+    assert not claimed(studies, every_group(), least=33).labels_NF.any()
 
 
 def test_it_learns_to_see(tmp_path: object) -> None:
@@ -112,7 +120,6 @@ def test_a_loss_that_isn_t_finite_stops(tmp_path: object) -> None:
 
 def test_micro_f1_of_nothing_is_0() -> None:
     studies, pixels = spotted(60)
-    known = claimed(studies)
     studies = studies.take(studies.of(TRAIN))
-    network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.LazyLinear(1))
-    assert micro_f1(network, studies, pixels, known, SETTINGS) == 0
+    known = claimed(studies, every_group())
+    assert micro_f1(encoder(), studies, pixels, known, SETTINGS) == 0

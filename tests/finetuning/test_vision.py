@@ -7,6 +7,7 @@ import torch
 from tiny_vlms import images
 
 from raymedlt.errors import ConfigError, InputError
+from raymedlt.evaluation.findings import every_group
 from raymedlt.finetuning.connector import Connector
 from raymedlt.finetuning.vision import SeeingHead, VisionEncoder, build_vision
 
@@ -29,12 +30,12 @@ def encoder(name: str = "test_resnet", **keys: object) -> VisionEncoder:
 )
 def test_the_deepest_map_and_finer_ones_until_four_places_a_side(name: str, levels: list[tuple[int, int]]) -> None:
     own = encoder(name)
-    assert [tuple(level) for level in own.levels] == levels
+    assert [tuple(level)[:2] for level in own.levels] == levels
     assert [tuple(each.shape) for each in own(PIXELS)] == [(3, channels, side, side) for channels, side in levels]
 
 
 def test_one_map_where_the_deepest_is_fine_enough() -> None:
-    assert [tuple(level) for level in VisionEncoder("test_resnet", 224).levels] == [(96, 7)]
+    assert [tuple(level)[:2] for level in VisionEncoder("test_resnet", 224).levels] == [(96, 7)]
 
 
 @pytest.mark.parametrize("name", ["test_resnet", "tf_efficientnet_lite0", "convnext_atto", "test_vit"])
@@ -126,6 +127,29 @@ def test_seeing_head_is_the_formula_of_its_docstring() -> None:
                 attended_C = x_CK @ (query_FC[finding] @ x_CK).softmax(0)
                 wanted[image, finding] += linear.weight[finding] @ (x_CK.mean(1) + attended_C) + linear.bias[finding]
     torch.testing.assert_close(head(maps), wanted, rtol=1e-4, atol=1e-4)
+
+
+def test_it_tells_what_it_sees() -> None:
+    own = encoder(findings=("mass", "nodule")).eval()
+    assert own.levels[-1] == (2, 1, True)
+    maps = own(PIXELS)
+    torch.testing.assert_close(maps[-1][:, :, 0, 0], own.logits(PIXELS).sigmoid())
+    torch.testing.assert_close(own.features(PIXELS)[0], maps[0])
+
+
+def test_one_without_weights_knows_every_finding_and_a_given_one_none() -> None:
+    assert build_vision("test_resnet", 64).findings == every_group()
+    assert build_vision("efficientnet-lite0", 64).findings == ()
+
+
+def test_a_seen_finding_adds_its_own_vector_to_its_token() -> None:
+    own = encoder(findings=("mass", "nodule"))
+    connector = Connector(own.levels, 32, "linear", 2, 2, 4)
+    assert connector.tokens == 17
+    maps = [torch.zeros(1, 96, 4, 4), torch.tensor([0.0, 1.0])[None, :, None, None]]
+    projection = connector.projections[1]
+    seen = projection.weight[:, 1] + projection.bias + connector.places_KD[16]
+    torch.testing.assert_close(connector(maps)[0, 16], connector.out(connector.norm(seen)))
 
 
 def test_linear_connector_makes_a_token_of_every_place() -> None:
