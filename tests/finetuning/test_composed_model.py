@@ -159,5 +159,5 @@ def test_rows_with_other_image_slots_are_refused(built, batch) -> None:
     short["input_ids"][0, 1] = built.processing.pad_id
     with pytest.raises(InputError, match=r"3 images and rows with 16 to 17 image slots.*one image per row, and 17"):
         built.model(**short)
-    with pytest.raises(InputError, match=r"2 images and rows with 80 to 80"):
+    with pytest.raises(InputError, match=r"2 images and rows with 17 to 17"):
         built.model(**{**inputs_of(batch), "pixel_values": batch["pixel_values"][:2]})
