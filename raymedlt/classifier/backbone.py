@@ -9,7 +9,6 @@ Shapes: B images, S pixels along a side, D channels, H x W positions of the feat
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -20,18 +19,12 @@ import torch
 from torch import Tensor, nn
 
 from raymedlt.classifier.config import ModelConfig
-from raymedlt.errors import ConfigError, InputError
+from raymedlt.errors import ConfigError
 from raymedlt.images.lite0 import LITE0_BACKBONE, packaged_lite0
-from raymedlt.storage import Storage
-
-GREY_MEAN, GREY_STD = 0.5, 0.25
-"""Normalisation of a network with a random start (pixels in [0, 1]): about those of chest X-rays."""
+from raymedlt.images.networks import GREY_MEAN, GREY_STD, refuse_unknown_network, weights_bytes
 
 LITE0 = "efficientnet-lite0"
 """Value of model.weights that stands for the packaged ImageNet weights."""
-
-FIRST_MEMBER = "member-0.safetensors"
-"""The first network in the folder `model` of a run."""
 
 Weights = Mapping[str, Tensor]
 
@@ -60,13 +53,7 @@ class Backbone(nn.Module):
 
     def __init__(self, name: str, drop_path: float = 0.0, inputs: int = 1) -> None:
         super().__init__()
-        if not timm.is_model(name):
-            near = difflib.get_close_matches(name, timm.list_models(), n=4, cutoff=0.5)
-            raise ConfigError(
-                f"model.backbone is {name!r}, which timm {timm.__version__} does not have",
-                f"a name from timm.list_models(){', such as ' + ', '.join(near) if near else ''}",
-                "correct model.backbone",
-            )
+        refuse_unknown_network(name, "model.backbone")
         self.name, self.inputs = name, inputs
         self.network = _create(name, drop_path, inputs)
         self.channels = int(self.network.num_features)
@@ -197,29 +184,7 @@ def _drop_head(network: Any, inputs: int) -> tuple[str, ...]:
 
 def _read(weights: str) -> dict[str, Tensor]:
     """The tensors of a .safetensors file, or of the network in a folder or in its folder `model`."""
-    return dict(safetensors.torch.load(weights_bytes(weights)))
-
-
-def weights_bytes(weights: str) -> bytes:
-    """The file that model.weights names: itself, or the (first) network in a folder or a run's folder.
-
-    Raises:
-        InputError: there is none.
-    """
-    parent, _, name = weights.rstrip("/").rpartition("/")
-    if weights.endswith(".safetensors"):
-        storage, names = Storage.of(parent or ("/" if weights.startswith("/") else ".")), [name]
-    else:
-        names = [f"{folder}{file}" for folder in ("", "model/") for file in ("model.safetensors", FIRST_MEMBER)]
-        storage = Storage.of(weights)
-    for name in names:
-        if storage.size(name) is not None:
-            return storage.read_bytes(name)
-    raise InputError(
-        f"model.weights names '{storage.uri}', where there is no {' and no '.join(names)}",
-        "a .safetensors file, a folder with model.safetensors, or a run folder of jobs/classify.py",
-        "correct model.weights",
-    )
+    return dict(safetensors.torch.load(weights_bytes(weights, "model.weights")))
 
 
 def _own(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

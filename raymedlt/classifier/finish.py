@@ -14,7 +14,7 @@ import torch
 
 from raymedlt import __version__
 from raymedlt.classifier.ablation import other_uses, variants
-from raymedlt.classifier.backbone import LITE0, weights_bytes
+from raymedlt.classifier.backbone import LITE0
 from raymedlt.classifier.config import ClassifyConfig, data_of
 from raymedlt.classifier.evaluation import (
     Evaluation,
@@ -31,6 +31,7 @@ from raymedlt.classifier.task import TRAINED
 from raymedlt.classifier.worth import Scores, worth_of
 from raymedlt.config import config_hash, to_yaml
 from raymedlt.images.examples import Examples
+from raymedlt.images.networks import weights_bytes
 from raymedlt.images.stages import data_parts, rejected_rows
 from raymedlt.ledger import FOLDER, Ledger
 from raymedlt.machine import Settings
@@ -60,7 +61,7 @@ def data_hash(config: ClassifyConfig) -> str:
     """Names the input: labels, images, synthetic images and starting weights."""
     parts = list(data_parts(data_of(config), config.output))
     if config.model.weights not in (None, LITE0):
-        parts.append(sha256_of(weights_bytes(str(config.model.weights))))
+        parts.append(sha256_of(weights_bytes(str(config.model.weights), "model.weights")))
     return content_hash(*parts)
 
 

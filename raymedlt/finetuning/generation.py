@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from raymedlt.errors import ConsistencyError, InputError
+from raymedlt.finetuning.processing import Processing
 from raymedlt.images.examples import Pixels, pixels_of
 from raymedlt.ledger import Ledger, LedgerHandle
 from raymedlt.seeds import keyed_seed
@@ -42,26 +43,6 @@ WRITTEN = pa.schema(
         ("finished", pa.bool_()),  # false: it breaks off at the largest length
     ]
 )
-
-
-class Processing(Protocol):
-    """What is needed of a `processing.Processing`."""
-
-    end_ids: tuple[int, ...]
-    pad_id: int
-
-    @property
-    def prompt_length(self) -> int:
-        """P: what generate gives back begins with so many tokens."""
-        ...
-
-    def batch(self, images_BSS: npt.NDArray[np.uint8], texts: Sequence[str] | None = None) -> dict[str, Tensor]:
-        """Input tensors; without texts those of the prompts."""
-        ...
-
-    def decode(self, tokens_BL: Tensor) -> list[str]:
-        """Texts of generated tokens, up to the end token."""
-        ...
 
 
 @dataclass(frozen=True, eq=False)

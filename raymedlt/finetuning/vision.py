@@ -14,7 +14,6 @@ Shapes: B images, S pixels a side, C channels of a map, H x W its places, F find
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Self
 
@@ -28,14 +27,10 @@ from raymedlt.evaluation.findings import every_group
 from raymedlt.finetuning.config import LITE0
 from raymedlt.images.attention import attended_logits
 from raymedlt.images.lite0 import LITE0_BACKBONE, packaged_lite0
-from raymedlt.storage import Storage
-
-GREY_MEAN, GREY_STD = 0.5, 0.25
-"""Normalisation of a network with a random start (pixels in [0, 1]): about those of chest X-rays."""
+from raymedlt.images.networks import GREY_MEAN, GREY_STD, refuse_unknown_network, weights_bytes
 
 _LEAST = 4  # places along a side of a map that alone is fine enough
 _SMALL = 96  # pixels: images up to here are read without the first pooling, which is made for larger ones
-_RUN_FILES = ("model.safetensors", "model/model.safetensors", "model/member-0.safetensors")
 
 
 class Level(NamedTuple):
@@ -210,7 +205,7 @@ def build_vision(name: str, image_size: int, weights: str | None = None) -> Visi
     if name == LITE0 and weights is None:
         tensors: Mapping[str, Tensor] = packaged_lite0()
     elif weights is not None:
-        tensors = _own(_read(weights))
+        tensors = _own(safetensors.torch.load(weights_bytes(weights, "model.vision_weights")))
     else:
         return VisionEncoder(name, image_size, findings=every_group())
     network = timm_name(name)
@@ -234,13 +229,7 @@ def timm_name(name: str) -> str:
 
 
 def _create(name: str, image_size: int, inputs: int) -> Any:
-    if not timm.is_model(name):
-        near = difflib.get_close_matches(name, timm.list_models(), n=4, cutoff=0.5)
-        raise ConfigError(
-            f"model.vision is {name!r}, which timm {timm.__version__} does not have",
-            f"{LITE0!r} or a name from timm.list_models(){', such as ' + ', '.join(near) if near else ''}",
-            "correct model.vision",
-        )
+    refuse_unknown_network(name, "model.vision", LITE0)
     fixed = timm.models.get_pretrained_cfg(name).fixed_input_size
     size = {"img_size": image_size} if fixed else {}
     try:
@@ -264,24 +253,6 @@ def _create(name: str, image_size: int, inputs: int) -> Any:
 def _first_layer(name: str) -> str:
     first = timm.models.get_pretrained_cfg(name).first_conv if timm.is_model(name) else ""
     return f"{first if isinstance(first, str) else first[0]}.weight"
-
-
-def _read(weights: str) -> Mapping[str, Tensor]:
-    """Tensors of a .safetensors file, or of the (first) network in a folder or a run's folder."""
-    parent, _, name = weights.rstrip("/").rpartition("/")
-    if weights.endswith(".safetensors"):
-        storage, names = Storage.of(parent or ("/" if weights.startswith("/") else ".")), [name]
-    else:
-        storage, names = Storage.of(weights), list(_RUN_FILES)
-    for each in names:
-        if storage.size(each) is not None:
-            tensors: Mapping[str, Tensor] = safetensors.torch.load(storage.read_bytes(each))
-            return tensors
-    raise InputError(
-        f"model.vision_weights names '{storage.uri}', where there is no {' and no '.join(names)}",
-        "a .safetensors file, a folder with model.safetensors, or a run folder of jobs/classify.py",
-        "correct model.vision_weights",
-    )
 
 
 def _own(tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
