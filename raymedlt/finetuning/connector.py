@@ -1,11 +1,12 @@
 """From maps of features to image tokens: linear, or learnable queries that look at them (a query decoder).
 
-    linear    token_k = W norm(x_k + p_k)                       every place k of every map becomes a token
+    linear    token_k = W norm(x_k + p_k + s)                   every place k of every map becomes a token
     queries   q <- q + self-attention(q); q <- q + cross-attention(q, places); q <- q + MLP(q); per layer
               token_q = W norm(q)                               SemEnrich's decoder: 12 layers, 16 heads, 2 queries
 
-where x_k is the projected feature of place k (one projection per map) and p_k a learnt vector of the place and map. A
-map of seen findings has one place: x is the sum of a vector per finding, each times its probability.
+where x_k is the projected feature of place k (one projection per map) and p_k a learnt vector of the place and map. s is
+there for an encoder that tells what it sees: the sum of a learnt vector per finding, each times its probability. It
+stands at every place, since a language model that has to find one token among a hundred learns late to look at it.
 
 Shapes: B images, C channels of a map, K places of all maps, D width of the language model, Q queries.
 """
@@ -43,14 +44,17 @@ class Connector(nn.Module):
         self, levels: Sequence[Level], width: int, kind: ConnectorKind, queries: int, layers: int, heads: int
     ) -> None:
         super().__init__()
-        places = sum(level.side**2 for level in levels)
+        maps = [level for level in levels if not level.seen]
+        places = sum(level.side**2 for level in maps)
         self.tokens = places if kind == "linear" else queries
         """Image tokens: T."""
-        self.norms = nn.ModuleList([nn.Identity() if each.seen else nn.LayerNorm(each.channels) for each in levels])
-        self.projections = nn.ModuleList([nn.Linear(level.channels, width) for level in levels])
-        for level, projection in zip(levels, self.projections, strict=True):
-            if level.seen:
-                nn.init.normal_(projection.weight, std=0.5)  # type: ignore[arg-type]
+        self.norms = nn.ModuleList([nn.LayerNorm(level.channels) for level in maps])
+        self.projections = nn.ModuleList([nn.Linear(level.channels, width) for level in maps])
+        findings = sum(level.channels for level in levels if level.seen)
+        self.seen: nn.Linear | None = None
+        if findings:
+            self.seen = nn.Linear(findings, width, bias=False)
+            nn.init.normal_(self.seen.weight, std=0.5)
         self.places_KD = nn.Parameter(0.5 * torch.randn(places, width))  # as strong as the features
         self.queries_QD: nn.Parameter | None = None
         self.decoder = nn.ModuleList()
@@ -63,9 +67,11 @@ class Connector(nn.Module):
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
         """The image tokens."""
         parts = []
-        for each, norm, projection in zip(maps, self.norms, self.projections, strict=True):
+        for each, norm, projection in zip(maps[: len(self.norms)], self.norms, self.projections, strict=True):
             parts.append(projection(norm(each.flatten(2).transpose(1, 2))))
         tokens_BTD = torch.cat(parts, dim=1) + self.places_KD
+        if self.seen is not None:
+            tokens_BTD = tokens_BTD + self.seen(maps[-1].flatten(1)).unsqueeze(1)
         if self.queries_QD is not None:
             places_BKD, tokens_BTD = tokens_BTD, self.queries_QD.expand(len(tokens_BTD), -1, -1)
             for layer in self.decoder:
