@@ -41,7 +41,7 @@ def task_of(folder: str, words: list[str], name: str, stage: int, replicas: int)
 
     making = opened(folder, words)
     training = replace(
-        making.config.training, zero=stage, replicas=replicas, least_replicas=1, epochs=EPOCHS, patience=PATIENCE,
+        making.config.settled_training, zero=stage, replicas=replicas, least_replicas=1, epochs=EPOCHS, patience=PATIENCE,
         checkpoint_seconds=3.0,
     )  # fmt: skip
     return Task(name, training, keyed_seed(making.config.seed, "train"), making.model, making.batches), making.storage

@@ -27,7 +27,7 @@ from finetune_common import command_of, finetuned, opened
 
 WORDS = (
     "--model.language=smollm2", "--phantom.images=600", "--phantom.test_images=60", "--training.epochs=3",
-    "--training.rate=5e-4", "--training.checkpoint_seconds=15", "--generation.limit=24", "--generation.max_tokens=96",
+    "--training.checkpoint_seconds=15", "--generation.limit=24", "--generation.max_tokens=96",
     "--generation.batch=8",
 )  # fmt: skip
 KEPT = ("adapter/adapter.safetensors", "model/model.safetensors", "model/config.json", "model/raymedlt.json")

@@ -40,7 +40,7 @@ def bare(folder: str, words: list[str]) -> dict[str, float]:
 
     torch.set_num_threads(1)
     making = opened(folder, words)
-    own, storage = making.config.training, making.storage
+    own, storage = making.config.settled_training, making.storage
     model: Any = making.model()
     source = making.batches(storage)
     numbers = range(own.batch // own.micro_batch)
@@ -49,7 +49,7 @@ def bare(folder: str, words: list[str]) -> dict[str, float]:
     sees = [each for name, each in model.named_parameters() if name.startswith("vision.")]
     rest = [each for name, each in model.named_parameters() if not name.startswith("vision.")]
     optimizer = torch.optim.AdamW(
-        [{"params": sees, "lr": own.vision_rate}, {"params": rest, "lr": own.rate}],
+        [{"params": sees, "lr": own.vision_rate}, {"params": rest, "lr": own.full_rate}],
         weight_decay=own.weight_decay, fused=True,
     )  # fmt: skip
     rates = [group["lr"] for group in optimizer.param_groups]
@@ -108,7 +108,7 @@ def on_ray(folder: str, words: list[str], name: str) -> dict[str, float]:
     kept = opened(folder, words)
     with connect(1):
         making = Making(kept.config, kept.data, kept.storage, put_pixels(kept.data, kept.storage))
-        training = replace(kept.config.training, checkpoint_seconds=1e6)
+        training = replace(kept.config.settled_training, checkpoint_seconds=1e6)
         task = Task(name, training, keyed_seed(kept.config.seed, "train"), making.model, making.batches)
         train_on_ray(task, Settings("cpu", "bfloat16", 1), LedgerHandle(kept.storage), storage=kept.storage)
     (line,) = json.loads(kept.storage.read_bytes(f"{folder_of(name)}/latest.json"))["position"]["history"]

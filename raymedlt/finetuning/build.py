@@ -226,7 +226,6 @@ def _composed_shapes(config: ModelConfig, image_size: int, texts: Iterable[str])
         image_size,
         inputs=3 if config.vision == LITE0 else 1,
         findings=() if given else every_group(),
-        given=given,
     )
     if config.language == SMALL:
         language = small_language(texts, config.small_width, config.small_layers, config.small_heads)
@@ -253,7 +252,7 @@ def _config(config: ModelConfig, encoder: VisionEncoder, text: Any, image_id: in
         text_config=text,
         vision={
             "name": encoder.name, "image_size": encoder.image_size, "inputs": encoder.inputs,
-            "findings": list(encoder.findings), "given": encoder.given,
+            "findings": list(encoder.findings),
         },
         connector={
             "kind": config.connector, "queries": config.queries, "layers": config.query_layers,

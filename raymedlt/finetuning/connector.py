@@ -4,8 +4,8 @@
     queries   q <- q + self-attention(q); q <- q + cross-attention(q, places); q <- q + MLP(q); per layer
               token_q = W norm(q)                               SemEnrich's decoder: 12 layers, 16 heads, 2 queries
 
-where x_k is the projected feature of place k (one projection per map) and p_k a learnt vector of the place and map. s is
-there for an encoder that tells what it sees: the sum of a learnt vector per finding, each times its probability. It
+where x_k is the projected feature of place k (one projection per map) and p_k a learnt vector of the place and map. s
+is there for an encoder that tells what it sees: the sum of a learnt vector per finding, each times its probability. It
 stands at every place, since a language model that has to find one token among a hundred learns late to look at it.
 
 Shapes: B images, C channels of a map, K places of all maps, D width of the language model, Q queries.

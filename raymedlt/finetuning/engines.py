@@ -107,7 +107,7 @@ def parameter_groups(model: nn.Module, training: TrainingConfig) -> list[Group]:
             )
         sees = any(part.startswith("vision") or part == "visual" for part in name.split("."))
         decays = parameter.ndim > 1 and id(parameter) not in embeddings
-        key = (training.vision_rate if sees else training.rate, training.weight_decay if decays else 0.0)
+        key = (training.vision_rate if sees else training.full_rate, training.weight_decay if decays else 0.0)
         groups.setdefault(key, []).append(name)
     if not groups:
         raise InputError("a model in which nothing learns", "parameters that require a gradient")

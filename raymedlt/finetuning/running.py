@@ -10,7 +10,6 @@ model/     the finished model (see predictor.py)
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import functools
 import os
 import time
@@ -206,8 +205,7 @@ class _Run:
 
     def _task(self, making: Making) -> Task:
         own = self.config
-        training = dataclasses.replace(own.training, keep=own.keep)
-        return Task(NAME, training, keyed_seed(own.seed, "train"), making.model, making.batches)
+        return Task(NAME, own.settled_training, keyed_seed(own.seed, "train"), making.model, making.batches)
 
     def _export(self, making: Making, settings: Settings) -> None:
         """The model with the weights of the epoch that is kept, LoRA merged."""

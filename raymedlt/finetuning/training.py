@@ -194,7 +194,7 @@ class _Loop:
         value = self._validate()
         entry = {
             "epoch": at.epoch, "steps": at.steps, "loss": at.loss_sum / at.tokens, "validation_loss": value,
-            "tokens": at.tokens, "rate": own.rate * factor, "seconds": time.monotonic() - began,
+            "tokens": at.tokens, "rate": own.full_rate * factor, "seconds": time.monotonic() - began,
             "waited_for_data": waited, "replicas": self.world.replicas,
         }  # fmt: skip
         at.history.append(entry)

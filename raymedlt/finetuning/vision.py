@@ -2,8 +2,8 @@
 
 Batch norms use the statistics that came with the weights, or that the encoder settled while it learnt to see
 (seeing.py): while the language model learns, an image's features depend on no other image. A convolutional network
-gives its deepest map, and where that has fewer than 4 places a side the next finer ones too: on 64 pixels 4 x 4 places,
-coarse enough for a language model to read. Transformers give their last patch tokens as one map.
+gives its deepest map, and where that has fewer than 4 places a side the next finer ones too: on 64 pixels 4 x 4 and
+2 x 2 places, coarse enough for a language model to read. Transformers give their last patch tokens as one map.
 
 An encoder without given weights also tells the language model what it sees: one more map, of one place, whose channels
 are the probabilities of findings. (That a classifier's findings prompt the language model is PromptMRG's idea, Jin et
@@ -30,7 +30,6 @@ from raymedlt.images.lite0 import LITE0_BACKBONE, packaged_lite0
 from raymedlt.images.networks import GREY_MEAN, GREY_STD, refuse_unknown_network, weights_bytes
 
 _LEAST = 4  # places along a side of a map that alone is fine enough
-_SMALL = 96  # pixels: images up to here are read without the first pooling, which is made for larger ones
 
 
 class Level(NamedTuple):
@@ -51,7 +50,6 @@ class VisionEncoder(nn.Module):
         image_size: S.
         inputs: channels of its first layer: 1, or 3 where pretrained weights want it.
         findings: names of findings that it learns to see, and tells; none: it gives features alone.
-        given: it gets weights that were learnt elsewhere: small images too are pooled at first, as they were there.
 
     Shapes:
         pixels_BSS (uint8 in 0..255, or float in [0, 1]) -> one map_BCHW per level, float
@@ -66,18 +64,14 @@ class VisionEncoder(nn.Module):
     mean_c11: Tensor
     std_c11: Tensor
 
-    def __init__(
-        self, name: str, image_size: int, *, inputs: int = 1, findings: Sequence[str] = (), given: bool = False
-    ) -> None:
+    def __init__(self, name: str, image_size: int, *, inputs: int = 1, findings: Sequence[str] = ()) -> None:
         super().__init__()
-        self.name, self.image_size, self.inputs, self.given = name, image_size, inputs, given
+        self.name, self.image_size, self.inputs = name, image_size, inputs
         self.findings = tuple(findings)
         self.frozen = False
         self.settling = False
         """Whether batch norms use each batch's own statistics while learning, and remember their moving average."""
         self.network = _create(name, image_size, inputs)
-        if not given and image_size <= _SMALL and isinstance(getattr(self.network, "maxpool", None), nn.MaxPool2d):
-            self.network.maxpool = nn.Identity()
         settings = self.network.pretrained_cfg
         mean = [GREY_MEAN] if inputs == 1 else settings["mean"]
         std = [GREY_STD] if inputs == 1 else settings["std"]
@@ -213,7 +207,7 @@ def build_vision(name: str, image_size: int, weights: str | None = None) -> Visi
     inputs = tensors[first].shape[1] if first in tensors else 0
     if inputs not in (1, 3):
         raise _misfit(name, f"they lack the first layer '{first}' with 1 or 3 input channels")
-    encoder = VisionEncoder(network, image_size, inputs=inputs, given=True)
+    encoder = VisionEncoder(network, image_size, inputs=inputs)
     wanted = encoder.network.state_dict()
     # What the encoder left out (a head, the stages behind the maps that are read) isn't missed.
     wrong = sorted(key for key in wanted if key not in tensors or wanted[key].shape != tensors[key].shape)

@@ -49,8 +49,7 @@ def test_no_word_sees_the_words_to_come(batch, given, attention) -> None:
     # Once transformers took the causal mask away from a language model that was given ready-made.
     built = composed()
     model = built.model if given else ComposedModel(built.model.config)
-    if attention != "sdpa":
-        model.set_attn_implementation(attention)
+    model.set_attn_implementation(attention)
     assert model.language_model.config._attn_implementation == attention
     model.train()
     at = built.processing.prompt_length + 2
@@ -136,6 +135,7 @@ def test_saved_and_loaded_it_is_the_same(built, batch, tmp_path) -> None:
     assert [path.name for path in tmp_path.iterdir() if path.suffix in (".bin", ".pt")] == []
     again = AutoModelForImageTextToText.from_pretrained(str(tmp_path)).eval()
     assert isinstance(again, ComposedModel)
+    again.set_attn_implementation("eager")  # as the small one learns, but that isn't kept
     assert torch.equal(again(**inputs_of(batch)).logits, built.model(**inputs_of(batch)).logits)
     assert again.language_model.lm_head.weight is again.language_model.model.embed_tokens.weight
     assert again.vision.levels == built.model.vision.levels
@@ -157,7 +157,7 @@ def test_gradient_checkpointing_gives_the_same_gradients(batch) -> None:
 def test_rows_with_other_image_slots_are_refused(built, batch) -> None:
     short = {**inputs_of(batch), "input_ids": batch["input_ids"].clone()}
     short["input_ids"][0, 1] = built.processing.pad_id
-    with pytest.raises(InputError, match=r"3 images and rows with 16 to 17 image slots.*one image per row, and 17"):
+    with pytest.raises(InputError, match=r"3 images and rows with 19 to 20 image slots.*one image per row, and 20"):
         built.model(**short)
-    with pytest.raises(InputError, match=r"2 images and rows with 17 to 17"):
+    with pytest.raises(InputError, match=r"2 images and rows with 20 to 20"):
         built.model(**{**inputs_of(batch), "pixel_values": batch["pixel_values"][:2]})

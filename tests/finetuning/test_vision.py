@@ -22,7 +22,7 @@ def encoder(name: str = "test_resnet", **keys: object) -> VisionEncoder:
 @pytest.mark.parametrize(
     ("name", "levels"),
     [
-        ("test_resnet", [(96, 4)]),
+        ("test_resnet", [(192, 4), (96, 2)]),
         ("tf_efficientnet_lite0", [(112, 4), (320, 2)]),
         ("convnext_atto", [(160, 4), (320, 2)]),
         ("test_vit", [(64, 4)]),
@@ -142,21 +142,23 @@ def test_one_without_weights_knows_every_finding_and_a_given_one_none() -> None:
     assert build_vision("efficientnet-lite0", 64).findings == ()
 
 
-def test_a_seen_finding_adds_its_own_vector_to_its_token() -> None:
+def test_a_seen_finding_adds_its_own_vector_at_every_place() -> None:
     own = encoder(findings=("mass", "nodule"))
     connector = Connector(own.levels, 32, "linear", 2, 2, 4)
-    assert connector.tokens == 17
-    maps = [torch.zeros(1, 96, 4, 4), torch.tensor([0.0, 1.0])[None, :, None, None]]
-    projection = connector.projections[1]
-    seen = projection.weight[:, 1] + projection.bias + connector.places_KD[16]
-    torch.testing.assert_close(connector(maps)[0, 16], connector.out(connector.norm(seen)))
+    assert connector.tokens == 20
+    maps = own.features(PIXELS)
+    tokens = connector([*maps, torch.tensor([0.0, 0.5]).expand(3, 2)[:, :, None, None]])
+    parts = zip(maps, connector.norms, connector.projections, strict=True)
+    places = torch.cat([line(norm(each.flatten(2).transpose(1, 2))) for each, norm, line in parts], 1)
+    places = places + connector.places_KD
+    torch.testing.assert_close(tokens, connector.out(connector.norm(places + 0.5 * connector.seen.weight[:, 1])))
 
 
 def test_linear_connector_makes_a_token_of_every_place() -> None:
     own = encoder()
     connector = Connector(own.levels, 32, "linear", 2, 2, 4)
-    assert connector.tokens == 16
-    assert connector(own(PIXELS)).shape == (3, 16, 32)
+    assert connector.tokens == 20
+    assert connector(own(PIXELS)).shape == (3, 20, 32)
 
 
 def test_queries_look_at_the_places() -> None:
