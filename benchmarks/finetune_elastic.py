@@ -6,10 +6,9 @@
 Two nodes with one processor each (Ray's own test cluster: processes of this machine). For each stage the same training
 of a real run's model (phantom, default sizes, float32) is done twice: undisturbed with two replicas, and with the
 second node taken away after two epochs and given back after an epoch with one replica. Printed are the replicas of each
-epoch, how many steps had to be done again, the seconds from the loss of a node to the next finished epoch, and the
-largest relative difference between the losses of the two runs, epoch by epoch. Beside them the same for the loss of one
-process alone, the training of which no part was ever cut off. Fails if a run does not reach its end with two replicas
-after having had one, if a loss differs by more than TOLERANCE, or if a plan of the run is not done.
+epoch, the seconds from the loss of a node to the next finished epoch, and the largest relative difference between the
+losses of the two runs, epoch by epoch; beside it that of the undisturbed run to one process alone. Fails if a run does
+not end with two replicas after having had one, or if a loss differs by more than TOLERANCE.
 """
 
 from __future__ import annotations
@@ -41,8 +40,8 @@ def task_of(folder: str, words: list[str], name: str, stage: int, replicas: int)
 
     making = opened(folder, words)
     training = replace(
-        making.config.settled_training, zero=stage, replicas=replicas, least_replicas=1, epochs=EPOCHS, patience=PATIENCE,
-        checkpoint_seconds=3.0,
+        making.config.settled_training, zero=stage, replicas=replicas, least_replicas=1, epochs=EPOCHS,
+        patience=PATIENCE, checkpoint_seconds=3.0,
     )  # fmt: skip
     return Task(name, training, keyed_seed(making.config.seed, "train"), making.model, making.batches), making.storage
 

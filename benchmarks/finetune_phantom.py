@@ -13,29 +13,13 @@ MINUTES (without its control), or if the control is better than chance.
 from __future__ import annotations
 
 import argparse
-import json
-import subprocess
-import sys
 import tempfile
-import time
-from pathlib import Path
 from typing import Any
 
 from common import report
+from finetune_common import finetuned
 
-ROOT = Path(__file__).resolve().parents[1]
 LEARNT, MINUTES = 0.8, 20
-
-
-def finetuned(folder: str, words: list[str]) -> tuple[dict[str, Any], float]:
-    """What the job measured on the test studies, and its seconds; a finished run is used as it is."""
-    command = [sys.executable, str(ROOT / "jobs" / "finetune.py"), "--output", folder, "--text.use", "complete", *words]
-    began = time.monotonic()
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-    seconds = time.monotonic() - began
-    done: dict[str, Any] = json.loads(Path(folder, "metrics.json").read_text())
-    timings = json.loads(Path(folder, "timings.json").read_text())
-    return done, max(seconds, timings["seconds_before_the_page_was_written"])
 
 
 def told(done: dict[str, Any]) -> dict[str, Any]:
@@ -69,8 +53,10 @@ def main() -> None:
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         folder = arguments.output or temporary
-        seen, seconds = finetuned(f"{folder}/seen", arguments.job)
-        blind, _ = finetuned(f"{folder}/blind", ["--blind", "true", *arguments.job])
+        words = ["--text.use", "complete", *arguments.job]
+        seen = finetuned(f"{folder}/seen", words)
+        blind = finetuned(f"{folder}/blind", ["--blind", "true", *words])
+    seconds = sum(seen["seconds"].values())
     chance = same_for_everybody(seen)
     f1 = seen["scored"]["test"]["scores"]["complete_micro_f1"]["estimate"]
     control = blind["scored"]["test"]["scores"]["complete_micro_f1"]["estimate"] or 0.0
@@ -81,7 +67,8 @@ def main() -> None:
     ]
     report(
         "finetune_phantom",
-        {"seen": told(seen), "seconds": round(seconds), "blind": told(blind), "same for everybody": round(chance, 3),
+        {"seen": told(seen), "seconds": {name: round(each) for name, each in seen["seconds"].items()}, "minutes": round(seconds / 60, 1),
+         "blind": told(blind), "same for everybody": round(chance, 3),
          "missed": missed},
     )  # fmt: skip
     raise SystemExit(1 if missed else 0)
