@@ -67,9 +67,14 @@ def main() -> None:
     ]
     report(
         "finetune_phantom",
-        {"seen": told(seen), "seconds": {name: round(each) for name, each in seen["seconds"].items()}, "minutes": round(seconds / 60, 1),
-         "blind": told(blind), "same for everybody": round(chance, 3),
-         "missed": missed},
+        {
+            "seen": told(seen),
+            "seconds": {name: round(each) for name, each in seen["seconds"].items()},
+            "minutes": round(seconds / 60, 1),
+            "blind": told(blind),
+            "same for everybody": round(chance, 3),
+            "missed": missed,
+        },
     )  # fmt: skip
     raise SystemExit(1 if missed else 0)
 
