@@ -6,11 +6,12 @@
 `python jobs/finetune.py` on the phantom, whose reports leave out what its radiologist thought not worth saying, with
 training texts as they are (original), with the statements that jobs/enrich.py adds (enriched), and with as many
 statements drawn at random (random): the same images, model, epochs and seeds; the last epoch is kept in each, and
-held-out references are never changed. A seed is another phantom, split and start. Scored
-against the complete texts (what is there to be seen) and against the original references (what their radiologist would
-have written). The table gives the scores of each, over the test studies of all seeds together, and the differences to
-`original` with 95 % intervals over patients, on the same resamples, and p of a paired randomisation test. It fails only
-where runs cannot be compared: the direction of a difference is a result, whatever it is.
+held-out references are never changed. A seed is another phantom, split and start. Scored against the complete texts
+(what is there to be seen) and against the original references (what their radiologist would have written). The table
+gives the scores of each, over the test studies of all seeds together, and the differences to `original` with 95 %
+intervals over patients, on the same resamples, with p of a paired randomisation test, and at equal style (length,
+sentences, share of normal ones). It fails only where runs cannot be compared: the direction of a difference is a
+result, whatever it is.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ SCORES = (
     "words",
 )  # fmt: skip
 TESTED = ("complete_micro_f1", "micro_f1")
+CONTROLLED = ("complete_report_f1", "chrf")
 RESAMPLES, PERMUTATIONS = 1000, 2000
 
 
@@ -60,6 +62,7 @@ def interval(found: Any) -> list[float]:
 
 def main() -> None:
     from raymedlt.evaluation.scores import evaluate
+    from raymedlt.evaluation.style import style_controlled, style_of
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", help="folder of the runs, kept (default: a temporary one)")
@@ -87,11 +90,21 @@ def main() -> None:
         runs = [(seed, arm) for seed in range(arguments.seeds) for arm in arguments.arms]
         with ThreadPoolExecutor(free.qsize()) as pool:
             measured = dict(zip(runs, pool.map(go, runs), strict=True))
-        systems = {}
+        systems, styles = {}, {}
         for arm in arguments.arms:
             parts = [texts_of(folder / f"{arm}-{seed}", seed) for seed in range(arguments.seeds)]
-            systems[arm] = evaluate(**{key: [text for part in parts for text in part[key]] for key in parts[0]})
+            texts = {key: [text for part in parts for text in part[key]] for key in parts[0]}
+            systems[arm], styles[arm] = evaluate(**texts), style_of(texts["completions"])
     first = systems[arguments.arms[0]]
+    controlled = {}
+    for name in CONTROLLED:
+        values = {arm: system.per_report[name] for arm, system in systems.items()}
+        found = style_controlled(values, styles, first.patients, resamples=RESAMPLES, seed=0)
+        controlled[name] = {
+            arm: {"difference": interval(each), "plain": round(found.plain[arm], 4),
+                  "share of it that style does not explain": round(found.separable[arm], 3)}
+            for arm, each in found.systems.items()
+        }  # fmt: skip
     table, differences = {}, {}
     for arm, system in systems.items():
         table[arm] = {name: interval(system.interval(name, resamples=RESAMPLES, seed=0)) for name in SCORES}
@@ -108,6 +121,7 @@ def main() -> None:
             "reports": len(first.per_report["words"]),
             "scores": table,
             "differences": differences,
+            "differences at equal style": controlled,
             "runs": {
                 f"{arm} {seed}": {
                     **{name: round(done["scored"]["test"]["scores"][name]["estimate"], 4) for name in TESTED},
