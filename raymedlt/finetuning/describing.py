@@ -57,7 +57,7 @@ def description(config: FinetuneConfig, reports: ReportRun | None) -> str:
                     f"{config.text.max_tokens} tokens"),
         ("see", seeing),
         ("train", f"{own.epochs} epochs at most, {own.batch} studies per step in parts of {own.micro_batch}, "
-                  f"{replicas}, {engine}"),
+                  f"{replicas}, {engine}, learning rate {config.settled_training.full_rate:g}"),
         ("export", f"the {config.keep} epoch's weights, LoRA merged, safetensors"),
         ("write", f"reports for {' and '.join(config.generation.splits)}, {config.generation.batch} together"),
         ("finish", f"scores ({config.scoring.bootstrap:,} resamples), page, cards"),

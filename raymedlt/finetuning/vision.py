@@ -157,11 +157,7 @@ class VisionEncoder(nn.Module):
 
 
 class SeeingHead(nn.Module):
-    """Findings from the encoder's maps.
-
-    Per map, after a batch norm: logit_f = w_f . mean_k(x_k) + w_f . v_f + b_f with v_f = sum_k a_fk x_k and a_f =
-    softmax over the places k of u_f . x_k, the class-aware attention of TRCGL-Net (arXiv 2607.00975); summed over the
-    maps.
+    """Findings from the encoder's maps: the sum over the maps of a `MapHead` each.
 
     Shapes:
         maps_BCHW, one per level -> logits_BF
@@ -169,21 +165,37 @@ class SeeingHead(nn.Module):
 
     def __init__(self, levels: Sequence[Level], findings: int) -> None:
         super().__init__()
-        self.norms = nn.ModuleList([nn.BatchNorm2d(level.channels) for level in levels])
-        self.heads = nn.ModuleList([nn.Linear(level.channels, findings) for level in levels])
-        starts = [torch.randn(findings, level.channels) * level.channels**-0.5 for level in levels]
-        self.queries = nn.ParameterList(starts)
+        self.heads = nn.ModuleList([MapHead(level.channels, findings) for level in levels])
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
         """Logits of the findings, float32."""
-        logits = []
-        heads: list[Any] = list(self.heads)
-        for x_BCHW, norm, head, query_FC in zip(maps, self.norms, heads, self.queries, strict=True):
-            with torch.autocast(x_BCHW.device.type, enabled=False):
-                x_BCK = norm(x_BCHW.float()).flatten(2)
-                scores_BFK = torch.einsum("fc,bck->bfk", query_FC, x_BCK)
-                logits.append(head(x_BCK.mean(2)) + attended_logits(scores_BFK, x_BCK, head.weight)[0])
-        logits_BF: Tensor = torch.stack(logits).sum(0)
+        logits_BF: Tensor = torch.stack([head(each) for head, each in zip(self.heads, maps, strict=True)]).sum(0)
+        return logits_BF
+
+
+class MapHead(nn.Module):
+    """logit_f = w_f . mean_k(x_k) + w_f . v_f + b_f with v_f = sum_k a_fk x_k and a_f = softmax_k(u_f . x_k).
+
+    x_k is a map's feature at place k after a batch norm: the class-aware attention of TRCGL-Net (arXiv 2607.00975).
+
+    Shapes:
+        x_BCHW -> logits_BF, float32
+    """
+
+    def __init__(self, channels: int, findings: int) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm2d(channels)
+        self.query_FC = nn.Parameter(torch.randn(findings, channels) * channels**-0.5)
+        self.weight_FC = nn.Parameter((2 * torch.rand(findings, channels) - 1) * channels**-0.5)
+        self.bias_F = nn.Parameter(torch.zeros(findings))
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        """Logits of the findings."""
+        with torch.autocast(x_BCHW.device.type, enabled=False):
+            x_BCK = self.norm(x_BCHW.float()).flatten(2)
+            scores_BFK = torch.einsum("fc,bck->bfk", self.query_FC, x_BCK)
+            attended_BF, _ = attended_logits(scores_BFK, x_BCK, self.weight_FC)
+            logits_BF: Tensor = x_BCK.mean(2) @ self.weight_FC.T + attended_BF + self.bias_F
         return logits_BF
 
 

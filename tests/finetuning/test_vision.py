@@ -120,12 +120,13 @@ def test_seeing_head_is_the_formula_of_its_docstring() -> None:
     head = SeeingHead(own.levels, 5).eval()
     maps = [each.detach() for each in own(PIXELS)]
     wanted = torch.zeros(3, 5)
-    for x_BCHW, norm, linear, query_FC in zip(maps, head.norms, head.heads, head.queries, strict=True):
+    for x_BCHW, own_head in zip(maps, head.heads, strict=True):
+        weight_FC, query_FC, bias_F = own_head.weight_FC, own_head.query_FC, own_head.bias_F
         for image in range(3):
-            x_CK = norm(x_BCHW)[image].flatten(1)
+            x_CK = own_head.norm(x_BCHW)[image].flatten(1)
             for finding in range(5):
                 attended_C = x_CK @ (query_FC[finding] @ x_CK).softmax(0)
-                wanted[image, finding] += linear.weight[finding] @ (x_CK.mean(1) + attended_C) + linear.bias[finding]
+                wanted[image, finding] += weight_FC[finding] @ (x_CK.mean(1) + attended_C) + bias_F[finding]
     torch.testing.assert_close(head(maps), wanted, rtol=1e-4, atol=1e-4)
 
 
