@@ -16,7 +16,7 @@ from raymedlt.finetuning.processing import ComposedProcessing
 IMAGES = images()
 MODELS = ["composed", *TINY]
 ENDS = {"composed": "<eos>", "qwen": "<|im_end|>", "llava": "<eos>", "idefics": "<end_of_utterance>"}
-SLOTS = {"composed": 80, "qwen": 4, "llava": 4, "idefics": 20}
+SLOTS = {"composed": 20, "qwen": 4, "llava": 4, "idefics": 20}
 
 
 @pytest.fixture(scope="module", params=MODELS)
