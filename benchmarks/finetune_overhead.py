@@ -8,8 +8,8 @@ judge the validation studies after it. The bare loop is what one writes by hand:
 model's forward, cross-entropy, backward, clipping, AdamW. `ray` is the job's own: a replica under Ray Train that holds
 the images, augments and collates them beside the training, collects losses and asks for checkpoints. `stream` is the
 same with batches streamed by Ray Data from images in the object store, as the job does above 4 GiB of them; the start
-of the stream counts. Taken in turns; the ratio is that of the times per step. Fails if the median of `ray` is above RATIO
-or if losses differ by more than TOLERANCE.
+of the stream counts. The rate is small, so that rounding doesn't grow and the losses compare. Taken in turns; the ratio
+is that of the times per step. Fails if the median of `ray` is above RATIO or if losses differ by more than TOLERANCE.
 """
 
 from __future__ import annotations
@@ -144,7 +144,7 @@ def main() -> None:
         return
     from finetune_common import LITTLE, finetuned
 
-    words = [*LITTLE, "--phantom.images=6000", *arguments.job]
+    words = [*LITTLE, "--phantom.images=6000", "--training.rate=1e-4", "--training.vision_rate=1e-5", *arguments.job]
     with tempfile.TemporaryDirectory() as temporary:
         folder = str(Path(temporary, "run"))
         finetuned(folder, words)
