@@ -33,7 +33,9 @@ _DENIED = (
         r"There is \1",
     ),
     (re.compile(r"^(.+?) (is|are) not (.+)$", _ANY), r"\1 \2 \3"),
+    (re.compile(r"^negative (?:for )?(?:acute )?(.+)$", _ANY), r"Positive for \1"),
 )
+_DENIES = re.compile(r"\b(?:no|not|without|negative|free|xxxx)\b", _ANY)
 # The same in other words, each way round where both are said; the first that fits is taken.
 _REWORDED = (
     (re.compile(r"^there (?:is|are) no evidence of (.+)$", _ANY), r"No \1 seen"),
@@ -70,12 +72,12 @@ def reward_model(train: pa.Table) -> RewardModel:
 
 
 def negated(sentence: str) -> str:
-    """The opposite of a sentence: a denial affirmed, or a statement denied; "" where no rule fits."""
+    """The opposite of a sentence: a denial affirmed, or a statement denied; "" where no rule can do that safely."""
     words = sentence.rstrip(" .")
     for pattern, affirmed in _DENIED:
         if pattern.match(words):
             return _sentence(pattern.sub(affirmed, words))
-    return own_negated(sentence)
+    return "" if _DENIES.search(words) else own_negated(sentence)
 
 
 def side_flipped(sentence: str) -> str:
@@ -99,8 +101,12 @@ def _sentence(words: str) -> str:
 
 
 def sentences(row: dict[str, Any]) -> tuple[list[str], list[str]]:
-    """Of findings and impression."""
-    return split_sentences(row["findings"]), split_sentences(row["impression"])
+    """Of findings and impression, each with its final point."""
+    findings, impression = (
+        [each if each[-1] in ".!?" else f"{each}." for each in split_sentences(row[name])]
+        for name in ("findings", "impression")
+    )
+    return findings, impression
 
 
 def drawn(*keys: str | int) -> random.Random:
