@@ -35,6 +35,7 @@ from raymedlt.errors import InputError
 FORMAT_VERSION = 2
 _TREE_COLUMNS = {"parent": np.int64, "child": np.int64, "lambda_val": np.float64, "child_size": np.int64}
 EXACT_MATCH = 1e-6  # a vector this near to a fitted one is that sentence, up to rounding
+_SEARCHED = 64  # vectors in one search: matrix kernels round by the shape of the problem
 
 
 def nearest_clustered(
@@ -42,13 +43,24 @@ def nearest_clustered(
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
     """For each vector the nearest fitted point that is in a cluster: its number int64 [M] and distance float32 [M].
 
-    -1 and infinity where nothing is clustered. O(M N D) exhaustive search.
+    -1 and infinity where nothing is clustered. O(M N D) exhaustive search, in blocks of one shape: the bits of a
+    distance don't depend on what is asked beside it (house rule 4; tested).
     """
     clustered = np.flatnonzero(labels_N >= 0)
-    if len(clustered) == 0 or len(vectors_MD) == 0:
-        return np.full(len(vectors_MD), -1, np.int64), np.full(len(vectors_MD), np.inf, np.float32)
-    squares, place = faiss().knn(vectors_MD, np.ascontiguousarray(fitted_ND[clustered]), 1)
-    return clustered[place[:, 0]], np.sqrt(np.maximum(squares[:, 0], 0)).astype(np.float32)
+    rows = len(vectors_MD)
+    nearest, distances = np.full(rows, -1, np.int64), np.full(rows, np.inf, np.float32)
+    if len(clustered) == 0:
+        return nearest, distances
+    clustered_CD = np.ascontiguousarray(fitted_ND[clustered])
+    block_SD = np.zeros((_SEARCHED, fitted_ND.shape[1]), np.float32)
+    for start in range(0, rows, _SEARCHED):
+        asked = slice(start, min(start + _SEARCHED, rows))
+        count = asked.stop - start
+        block_SD[:count], block_SD[count:] = vectors_MD[asked], 0
+        squares, place = faiss().knn(block_SD, clustered_CD, 1)
+        nearest[asked] = clustered[place[:count, 0]]
+        distances[asked] = np.sqrt(np.maximum(squares[:count, 0], 0))
+    return nearest, distances
 
 
 def medoids(vectors_ND: Vectors, labels_N: npt.NDArray[np.int32]) -> npt.NDArray[np.int64]:

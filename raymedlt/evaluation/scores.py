@@ -194,7 +194,7 @@ def _claims(texts: Sequence[str], languages: Sequence[str]) -> list[Claims]:
 def _cluster_scores(
     completions: Sequence[str], references: Sequence[str], languages: Sequence[str], clusters: ClusterMap
 ) -> dict[str, Floats]:
-    mapped = clusters.map([*completions, *references])
+    mapped = clusters.map([*completions, *references], [*languages, *languages])
     pairs = list(zip(mapped[: len(completions)], mapped[len(completions) :], strict=True))
     opposed = [contradicting_sentences(*row) for row in zip(completions, references, languages, strict=True)]
     return {

@@ -1,7 +1,7 @@
 """Vision-language models that write the report of a chest X-ray: `load(folder).generate(images)`.
 
 config.py         what can be set
-texts.py          what the model is taught to write, and how it is read back
+texts.py          what the model is taught to write
 studies.py        reports joined with their images; controls.py: changed training texts; report_runs.py: where they are
                   from; arranging.py: all of it, once per run
 lengths.py        steps of texts of similar length; feed.py, batches.py: the micro-batches of a step

@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 from raymedlt import __version__
 from raymedlt.config import config_hash, to_yaml
 from raymedlt.errors import ConsistencyError
+from raymedlt.evaluation.answers import split_answer
 from raymedlt.evaluation.scores import evaluate, generations_table
 from raymedlt.finetuning.arranging import read_studies
 from raymedlt.finetuning.card import data_card, model_card
@@ -30,7 +31,6 @@ from raymedlt.finetuning.page import finetune_page
 from raymedlt.finetuning.report import Cost, DataReport, ModelReport, Report, Scored, TrainingReport
 from raymedlt.finetuning.report_runs import ReportRun
 from raymedlt.finetuning.studies import Studies
-from raymedlt.finetuning.texts import split_answer
 from raymedlt.finetuning.warnings import warnings_of
 from raymedlt.images.arranging import Data
 from raymedlt.images.examples import Pixels

@@ -25,10 +25,10 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from raymedlt.ahead import made_ahead
 from raymedlt.checkpoint import Checkpoints, Position, Tensors
 from raymedlt.errors import RaymedltError
+from raymedlt.evaluation.answers import split_answer
 from raymedlt.evaluation.findings import claims_of
 from raymedlt.finetuning.config import TrainingConfig
 from raymedlt.finetuning.studies import Studies
-from raymedlt.finetuning.texts import split_answer
 from raymedlt.finetuning.vision import VisionEncoder
 from raymedlt.images.augment import augment
 from raymedlt.images.config import AugmentConfig

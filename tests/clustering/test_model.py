@@ -213,3 +213,14 @@ def test_nearest_clustered_skips_noise():
     numbers, distances = nearest_clustered(np.array([[0.1], [4.0]], np.float32), fitted, labels)
     assert numbers.tolist() == [1, 2]
     assert distances == pytest.approx([0.9, 1.0], abs=1e-6)
+
+
+def test_a_distance_does_not_depend_on_what_is_asked_beside_it():
+    fitted = blobs(2000, 48, 9, 3)
+    labels = (np.arange(len(fitted)) % 10 - 1).astype(np.int32)
+    asked = np.ascontiguousarray(fitted[:150] + np.float32(0.02))
+    together = nearest_clustered(asked, fitted, labels)
+    for size in (1, 7, 30, 64, 100):
+        parts = [nearest_clustered(asked[at : at + size], fitted, labels) for at in range(0, len(asked), size)]
+        assert np.array_equal(np.concatenate([part[0] for part in parts]), together[0])
+        assert np.array_equal(np.concatenate([part[1] for part in parts]), together[1])

@@ -1,0 +1,10 @@
+"""Reinforcement of models that write reports: GRPO with rewards that know what a report says.
+
+rewards.py     what a completion is worth: clusters, sentences, findings, words
+form.py        how it is written: tags, repetition, length
+severity.py    how much a cluster weighs (severity.csv)
+reading.py     completions and references as sections
+contract.py    a reward of your own: how it is named, and what it must keep to
+
+Source: SemEnrich (arXiv 2604.09887); where raymedlt differs, the module says so.
+"""
