@@ -13,7 +13,6 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-import safetensors.torch
 import timm
 import torch
 from torch import Tensor, nn
@@ -21,7 +20,7 @@ from torch import Tensor, nn
 from raymedlt.classifier.config import ModelConfig
 from raymedlt.errors import ConfigError
 from raymedlt.images.lite0 import LITE0_BACKBONE, packaged_lite0
-from raymedlt.images.networks import GREY_MEAN, GREY_STD, refuse_unknown_network, weights_bytes
+from raymedlt.images.networks import GREY_MEAN, GREY_STD, read_weights, refuse_unknown_network
 
 LITE0 = "efficientnet-lite0"
 """Value of model.weights that stands for the packaged ImageNet weights."""
@@ -106,7 +105,7 @@ def build_backbone(config: ModelConfig) -> Backbone:
             f"the network that these weights belong to, {LITE0_BACKBONE!r}",
             f"add --model.backbone {LITE0_BACKBONE}",
         )
-    tensors = _own(packaged_lite0() if config.weights == LITE0 else _read(config.weights))
+    tensors = _own(packaged_lite0() if config.weights == LITE0 else read_weights(config.weights, "model.weights"))
     mean = tensors.get("mean_c11")
     network = {name.removeprefix("network."): tensor for name, tensor in tensors.items() if name.startswith("network.")}
     probe = Backbone(config.backbone, config.drop_path)
@@ -180,11 +179,6 @@ def _drop_head(network: Any, inputs: int) -> tuple[str, ...]:
     classifier = settings["classifier"] or ()
     names = (classifier,) if isinstance(classifier, str) else tuple(classifier)
     return tuple(sorted(unused | {name.split(".")[0] for name in names} - used))
-
-
-def _read(weights: str) -> dict[str, Tensor]:
-    """The tensors of a .safetensors file, or of the network in a folder or in its folder `model`."""
-    return dict(safetensors.torch.load(weights_bytes(weights, "model.weights")))
 
 
 def _own(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

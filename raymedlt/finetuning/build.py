@@ -112,8 +112,11 @@ def shapes(config: ModelConfig, *, image_size: int, texts: Iterable[str] = ()) -
 
 
 def refuse_bad_model(config: ModelConfig, *, image_size: int) -> None:
-    """Raise at once what `build` would raise after the images were prepared; loads no weights. Errors as `build`."""
+    """Raise at once what `build` would raise after the images were prepared. Errors as `build`."""
     shapes(config, image_size=image_size)
+    if config.path is None and config.vision_weights is not None:  # small beside a language model: read them
+        with _seeded(0, "vision"):
+            build_vision(config.vision, image_size, config.vision_weights)
     own = [("model.path", config.path)]
     if config.path is None and config.language not in (SMALL, SMOLLM2):
         own.append(("model.language", config.language))

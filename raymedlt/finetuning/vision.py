@@ -17,7 +17,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Self
 
-import safetensors.torch
 import timm
 import torch
 from torch import Tensor, nn
@@ -27,7 +26,7 @@ from raymedlt.evaluation.findings import every_group
 from raymedlt.finetuning.config import LITE0
 from raymedlt.images.attention import attended_logits
 from raymedlt.images.lite0 import LITE0_BACKBONE, packaged_lite0
-from raymedlt.images.networks import GREY_MEAN, GREY_STD, refuse_unknown_network, weights_bytes
+from raymedlt.images.networks import GREY_MEAN, GREY_STD, read_weights, refuse_unknown_network
 
 _LEAST = 4  # places along a side of a map that alone is fine enough
 
@@ -211,7 +210,7 @@ def build_vision(name: str, image_size: int, weights: str | None = None) -> Visi
     if name == LITE0 and weights is None:
         tensors: Mapping[str, Tensor] = packaged_lite0()
     elif weights is not None:
-        tensors = _own(safetensors.torch.load(weights_bytes(weights, "model.vision_weights")))
+        tensors = _own(read_weights(weights, "model.vision_weights"))
     else:
         return VisionEncoder(name, image_size, findings=every_group())
     network = timm_name(name)

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import difflib
 
+import safetensors
+import safetensors.torch
 import timm
+from torch import Tensor
 
 from raymedlt.errors import ConfigError, InputError
 from raymedlt.storage import Storage
@@ -36,6 +39,22 @@ def weights_bytes(weights: str, key: str) -> bytes:
         "a .safetensors file, a folder with model.safetensors, or a run folder of jobs/classify.py",
         f"correct {key}",
     )
+
+
+def read_weights(weights: str, key: str) -> dict[str, Tensor]:
+    """The tensors of the file that a configuration's `key` names, on the CPU; see `weights_bytes`.
+
+    Raises:
+        InputError: there is no such file, or it is no safetensors file.
+    """
+    data = weights_bytes(weights, key)
+    try:
+        return dict(safetensors.torch.load(data))
+    except safetensors.SafetensorError:
+        raise InputError(
+            f"{key} names '{weights}', {len(data):,} bytes that are no safetensors file", "weights as safetensors",
+            "copy the file again; a pickled file is never opened",
+        ) from None  # fmt: skip
 
 
 def refuse_unknown_network(name: str, key: str, *others: str) -> None:

@@ -8,6 +8,8 @@ from tiny_vlms import images
 
 from raymedlt.errors import ConfigError, InputError
 from raymedlt.evaluation.findings import every_group
+from raymedlt.finetuning.build import refuse_bad_model
+from raymedlt.finetuning.config import ModelConfig
 from raymedlt.finetuning.connector import Connector
 from raymedlt.finetuning.vision import SeeingHead, VisionEncoder, build_vision
 
@@ -46,7 +48,7 @@ def test_every_weight_learns(name: str) -> None:
 
 
 def test_an_images_features_depend_on_no_other_image_while_learning() -> None:
-    own = encoder("tf_efficientnet_lite0").train()
+    own = encoder("tf_efficientnet_lite0").train().double()  # float32 rounds by the number of threads
     for alone, together in zip(own(PIXELS[:1]), own(PIXELS), strict=True):
         torch.testing.assert_close(alone[0], together[0])
 
@@ -103,6 +105,13 @@ def test_weights_of_another_network_are_refused(tmp_path) -> None:
         build_vision("test_resnet", 64, str(file))
     with pytest.raises(InputError, match=r"there is no model\.safetensors and no"):
         build_vision("test_resnet", 64, str(tmp_path))
+
+
+def test_a_damaged_file_of_weights_is_refused_before_any_work(tmp_path) -> None:
+    file = tmp_path / "empty.safetensors"
+    file.write_bytes(b"")
+    with pytest.raises(InputError, match=r"model\.vision_weights names .*0 bytes that are no safetensors file"):
+        refuse_bad_model(ModelConfig(vision_weights=str(file)), image_size=64)
 
 
 def test_unknown_networks_are_refused_with_near_names() -> None:
