@@ -218,7 +218,8 @@ def _report(
             image_size=config.images.size, prompt=config.text.prompt,
         ),
         training=TrainingReport(
-            history=history, epochs=own.epochs, seeing=outcome.seen.get("history", []), zero=own.zero,
+            history=history, epochs=own.epochs, seeing=outcome.seen.get("history", []),
+            sees_first=config.sees_first, zero=own.zero,
             offload=own.offload, device=outcome.settings.device, precision=outcome.settings.precision,
             batch=own.batch, keep=config.keep,
         ),

@@ -221,6 +221,8 @@ class TrainingReport:
     seeing: Sequence[Mapping[str, float]] = ()
     """Epochs in which the encoder alone learnt to see findings: epoch (from 0), loss, micro_f1 (of validation images,
     if it was measured)."""
+    sees_first: bool = False
+    """Whether the encoder was to learn to see: without an epoch in `seeing` it found nothing to learn from."""
     restarts: int = 0
     """How often the training went on from a checkpoint."""
     zero: int = 0

@@ -30,6 +30,11 @@ def warnings_of(report: Report) -> list[str]:
             " run of text.enriched took them for training reports): the scores may be too good. Run jobs/enrich.py with"
             " the splits of these images."
         )
+    if report.training.sees_first and not report.training.seeing:
+        found.append(
+            "The vision encoder learnt nothing: no finding is claimed by enough of the training texts. Give more"
+            " reports, or an encoder with weights (model.vision_weights)."
+        )
     if report.main is None:
         found.append("No report was scored: nothing says what the model is worth.")
     else:

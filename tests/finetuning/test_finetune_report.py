@@ -167,6 +167,10 @@ def test_what_the_run_warns_of():
     for change, words in (
         ({"blind": True}, "same grey square"),
         ({"scored": []}, "No report was scored"),
+        (
+            {"training": dataclasses.replace(report.training, sees_first=True, seeing=())},
+            "The vision encoder learnt nothing",
+        ),
         ({"data": dataclasses.replace(report.data, learnt_from_held_out=3)}, "3 validation or test reports had a part"),
         (
             {"training": dataclasses.replace(report.training, history=report.training.history[:3], epochs=3)},
