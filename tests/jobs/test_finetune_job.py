@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+import safetensors.torch
+import torch
 from runs import ROOT, environment
 
 from raymedlt import finetuning, schema
@@ -81,6 +83,16 @@ def test_table_metrics_and_page_agree(finished: Path):
     assert {"report.html", "README.md", "model/README.md", "model/raymedlt.json", "model/model.safetensors"} <= named
     assert not list(finished.rglob("*.bin"))
     assert not list(finished.rglob("*.pt"))
+
+
+def test_the_exported_encoder_keeps_the_statistics_that_it_settled_while_it_learnt_to_see(finished: Path):
+    seen = safetensors.torch.load_file(finished / "_work" / "seen" / "encoder.safetensors")
+    exported = safetensors.torch.load_file(finished / "model" / "model.safetensors")
+    names = [name for name in seen if name.endswith(("running_mean", "running_var"))]
+    assert "network.bn1.running_mean" in names
+    assert seen["network.bn1.running_mean"].abs().sum() > 0
+    for name in names:
+        assert torch.equal(exported[f"vision.{name}"], seen[name]), name
 
 
 def test_the_model_writes_what_the_table_holds(finished: Path):
