@@ -124,6 +124,37 @@ class ComposedModel(PreTrainedModel, GenerationMixin):  # type: ignore[misc]
     ) -> Any:
         """What the language model gives out; its logits only at `logits_to_keep` (0: everywhere; a number: the last
         ones; a tensor: these columns)."""
+        return self.language_model(
+            **self._embedded(input_ids, attention_mask, pixel_values, inputs_embeds, past_key_values),
+            position_ids=position_ids, past_key_values=past_key_values, use_cache=use_cache,
+            logits_to_keep=logits_to_keep,
+        )  # fmt: skip
+
+    @property
+    def base_model(self) -> Any:
+        """What gives out hidden states instead of logits, as TRL asks for it."""
+        return self.hidden_states
+
+    def hidden_states(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        pixel_values: Tensor | None = None,
+        use_cache: bool | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """As `forward`, without the head: output with last_hidden_state [B, L, D]."""
+        inputs = self._embedded(input_ids, attention_mask, pixel_values, None, None)
+        return self.language_model.base_model(**inputs, use_cache=use_cache)
+
+    def _embedded(
+        self,
+        input_ids: Tensor | None,
+        attention_mask: Tensor | None,
+        pixel_values: Tensor | None,
+        inputs_embeds: Tensor | None,
+        past_key_values: Any,
+    ) -> dict[str, Any]:
         if inputs_embeds is None:
             inputs_embeds = self.get_input_embeddings()(input_ids)
         if pixel_values is not None:
@@ -132,10 +163,7 @@ class ComposedModel(PreTrainedModel, GenerationMixin):  # type: ignore[misc]
             inputs_embeds = self._with_images(input_ids, inputs_embeds, pixel_values)
         if past_key_values is None and attention_mask is not None and _right_padded(attention_mask):
             attention_mask = None  # what follows a token doesn't reach it; without a mask attention is faster
-        return self.language_model(
-            inputs_embeds=inputs_embeds, attention_mask=attention_mask, position_ids=position_ids,
-            past_key_values=past_key_values, use_cache=use_cache, logits_to_keep=logits_to_keep,
-        )  # fmt: skip
+        return {"inputs_embeds": inputs_embeds, "attention_mask": attention_mask}
 
     def _with_images(self, input_ids: Tensor, embeddings_BLD: Tensor, pixel_values: Tensor) -> Tensor:
         slots_BL = input_ids == self.config.image_token_id

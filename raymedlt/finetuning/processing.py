@@ -83,13 +83,13 @@ class ComposedProcessing:
         checked(images_BSS, texts, self.image_size)
         rows = [self.prompt_ids] * len(images_BSS)
         if texts is not None:
-            rows = [[*row, *self._ids(text), self.end_ids[0]] for row, text in zip(rows, texts, strict=True)]
-        longest = max((len(row) for row in rows), default=0)
-        ids_BL = torch.full((len(rows), longest), self.pad_id, dtype=torch.int64)
-        mask_BL = torch.zeros_like(ids_BL)
+            rows = [[*row, *own, self.end_ids[0]] for row, own in zip(rows, self._all_ids(list(texts)), strict=True)]
+        lengths_B = np.array([len(row) for row in rows], np.int64)
+        padded_BL = np.full((len(rows), int(lengths_B.max(initial=0))), self.pad_id, np.int64)
         for at, row in enumerate(rows):
-            ids_BL[at, : len(row)] = torch.tensor(row)
-            mask_BL[at, : len(row)] = 1
+            padded_BL[at, : len(row)] = row
+        ids_BL = torch.from_numpy(padded_BL)
+        mask_BL = torch.from_numpy((np.arange(padded_BL.shape[1]) < lengths_B[:, None]).astype(np.int64))
         batch = {
             "input_ids": ids_BL,
             "attention_mask": mask_BL,
@@ -111,8 +111,13 @@ class ComposedProcessing:
         self.tokenizer.save_pretrained(str(folder))
 
     def _ids(self, text: str) -> list[int]:
+        return self._all_ids([text])[0]
+
+    def _all_ids(self, texts: list[str]) -> list[list[int]]:
+        if not texts:
+            return []
         # A text that spells a special token gets the letters, not the token.
-        ids: list[int] = self.tokenizer(text, add_special_tokens=False, split_special_tokens=True).input_ids
+        ids: list[list[int]] = self.tokenizer(texts, add_special_tokens=False, split_special_tokens=True).input_ids
         return ids
 
     def _prompt_ids(self) -> list[int]:

@@ -1,0 +1,383 @@
+"""Rewards beside rollouts: what overlapping hides, what it costs, and what the pool's cache gains.
+
+    python benchmarks/rewards.py                          # all parts; half an hour on two quiet cores
+    python benchmarks/rewards.py --parts cache dispatch
+
+overlap: GRPO of a small fine-tuned policy on the phantom: TRL's own trainer, which asks for rewards after generation,
+against ours, on the same model and seeds. The reward is a remote judge: it waits, one completion after another, and
+uses no processor. Its time is a share of the time of generation (0, 25, 100 %). Ours generates in one batch and in
+micro-batches; what micro-batches cost by themselves is printed too. Completions and rewards of TRL and of ours in one
+batch must be equal, and so must all rewards of a completion wherever it was computed.
+processor: the same with the cluster reward (MiniLM, all computed on the processor), in threads and in Ray actors.
+dispatch: least-loaded against random (as verl spreads them) on uneven costs: seconds until all are done.
+cache: the cluster reward on a stream of completions made of real OpenI sentences, as one process computes it, against
+the plain path, which embeds every sentence of every completion; rewards must be equal.
+
+It fails where a bar of TARGETS is missed or results differ.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from common import report
+
+TARGETS = {"exposed": 0.10, "step": 1.05, "free": 1.02, "cache": 5.0}
+COSTS = (0.0, 0.25, 1.0)
+STEPS, WARM = 8, 2
+PROMPTS, GENERATIONS, MICRO_BATCHES = 12, 8, 12
+WORDS = (
+    "--phantom.images=3000", "--phantom.test_images=64", "--training.seeing_epochs=4", "--training.epochs=3",
+    "--generation.limit=64", "--scoring.bootstrap=20",
+)  # fmt: skip
+
+
+class Judge:
+    """A remote judge: seconds for each completion, one after another, without using the processor."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+
+    def __call__(self) -> Callable[..., Any]:
+        from raymedlt.alignment.rewards import exact_f1
+
+        def score(completions: Sequence[str], references: Sequence[Any]) -> list[tuple[float | None, ...]]:
+            time.sleep(self.seconds * len(completions))
+            return list(zip(exact_f1(completions, references), strict=True))
+
+        return score
+
+
+def train(folder: str, side: str, seconds: float, clusters: str, steps: int) -> dict[str, Any]:
+    """Some steps of one side; seconds of each step, of its generation and of waiting; rewards."""
+    import functools
+
+    import torch
+    from trl import GRPOConfig, GRPOTrainer
+
+    from raymedlt.alignment.config import AlignConfig, PolicyConfig, RolloutsConfig
+    from raymedlt.alignment.learning import _references, _rows, arguments, lora_modules
+    from raymedlt.alignment.policy import REFERENCE, PolicyProcessor
+    from raymedlt.alignment.pool import RayRewardPool, ThreadRewardPool
+    from raymedlt.alignment.scoring import Rewards
+    from raymedlt.alignment.trainer import OverlappedGRPOTrainer
+    from raymedlt.finetuning.finished import open_finished
+    from raymedlt.machine import Settings
+    from raymedlt.runtime import connect
+    from raymedlt.schema import TRAIN
+    from peft import LoraConfig
+
+    torch.set_num_threads(1)
+    base = open_finished(folder)
+    writer, studies = base.writer("cpu"), base.studies()
+    count = PROMPTS * GENERATIONS
+    config = AlignConfig(
+        rollouts=RolloutsConfig(prompts=PROMPTS, generations=GENERATIONS, max_tokens=96),
+        training=PolicyConfig(steps=steps, micro_batch=count // 3, rate=1e-4),
+    )
+    references = _references(studies)
+    make: Any = Rewards(("cluster_f1_strict",), clusters) if clusters else Judge(seconds)
+    common = {
+        "model": writer.model,
+        "args": GRPOConfig(**arguments(config, Settings("cpu", "bfloat16", 1), tempfile.mkdtemp())),
+        "train_dataset": _rows(studies, TRAIN, writer, None, 0),
+        "processing_class": PolicyProcessor(writer.processing, base.pixels()),
+        "peft_config": LoraConfig(
+            r=8, lora_alpha=32, lora_dropout=0.0, target_modules=lora_modules(writer.model, ("q_proj", "v_proj"))
+        ),
+    }
+    ended, rewards, waited, generated = [time.monotonic()], [], [], []
+
+    class Clock:
+        """Seconds of the steps."""
+
+        def note(self, trainer: Any) -> Any:
+            from transformers import TrainerCallback
+
+            class Noted(TrainerCallback):
+                def on_step_begin(self, *args: Any, **kwargs: Any) -> None:
+                    ended[-1] = ended[-1] if len(ended) > 1 else time.monotonic()
+
+                def on_step_end(self, *args: Any, **kwargs: Any) -> None:
+                    ended.append(time.monotonic())
+
+            trainer.add_callback(Noted())
+            return trainer
+
+    if side == "trl":
+        score = make()
+
+        def reward(completions: Any, reference: Sequence[int], **kwargs: Any) -> list[float | None]:
+            began = time.monotonic()
+            found = score([each[0]["content"] for each in completions], [references[row] for row in reference])
+            waited.append(time.monotonic() - began)
+            rewards.append([row[0] for row in found])
+            return rewards[-1]
+
+        trainer = Clock().note(GRPOTrainer(**common, reward_funcs=[reward]))
+        plain = trainer._generate_single_turn
+
+        @functools.wraps(plain)
+        def timed(*args: Any, **kwargs: Any) -> Any:
+            began = time.monotonic()
+            try:
+                return plain(*args, **kwargs)
+            finally:
+                generated.append(time.monotonic() - began)
+
+        trainer._generate_single_turn = timed
+        trainer.train()
+    else:
+
+        def told(rollouts: Any) -> None:
+            waited.append(rollouts.exposed_seconds)
+            generated.append(rollouts.generation_seconds)
+            rewards.append([row[0] for row in rollouts.rewards])
+
+        def go(pool: Any) -> None:
+            own = OverlappedGRPOTrainer(
+                **common, pool=pool, reward_names=["reward"], references=references,
+                rollout_batch=count // MICRO_BATCHES if "micro" in side else 0, told=told,
+            )  # fmt: skip
+            Clock().note(own).train()
+
+        if "actors" in side:
+            with connect(2), RayRewardPool(make, least=1, most=1) as pool:
+                go(pool)
+        else:
+            with ThreadRewardPool(make, 1) as pool:
+                go(pool)
+    assert REFERENCE
+    lasted = [after - before for before, after in zip(ended, ended[1:], strict=False)]
+    return {
+        "seconds": lasted[WARM:], "generation": generated[WARM:], "waited": waited[WARM:], "rewards": rewards,
+    }  # fmt: skip
+
+
+def fresh(*words: str) -> dict[str, Any]:
+    """`train` in a process of its own."""
+    done = subprocess.run([sys.executable, __file__, *words], capture_output=True, text=True, check=False)
+    if done.returncode:
+        sys.exit(done.stderr[-3000:])
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def side(folder: str, name: str, seconds: float = 0.0, clusters: str = "") -> dict[str, Any]:
+    """A side's figures: medians."""
+    return fresh("--side", name, "--folder", folder, "--seconds", str(seconds), "--clusters", clusters)
+
+
+def medians(found: dict[str, Any]) -> dict[str, float]:
+    return {name: round(statistics.median(found[name]), 4) for name in ("seconds", "generation", "waited")}
+
+
+def overlap(folder: str, rounds: int) -> tuple[dict[str, Any], list[str]]:
+    """The remote judge."""
+    missed: list[str] = []
+    free: list[dict[str, dict[str, Any]]] = []
+    for number in range(rounds):
+        order = ("trl", "ours", "ours micro") if number % 2 == 0 else ("ours micro", "ours", "trl")
+        free.append({name: side(folder, name) for name in order})
+    base = {name: statistics.median(medians(each[name])["seconds"] for each in free) for name in free[0]}
+    generation = {name: statistics.median(medians(each[name])["generation"] for each in free) for name in free[0]}
+    ratio = statistics.median(medians(each["ours"])["seconds"] / medians(each["trl"])["seconds"] for each in free)
+    if ratio > TARGETS["free"]:
+        missed.append(f"free when cheap: {ratio:.3f} of TRL's step, at most {TARGETS['free']}")
+    if any(each["ours"]["rewards"] != each["trl"]["rewards"] for each in free):
+        missed.append("rewards of TRL and of ours differ")
+    rows = []
+    for cost in COSTS[1:]:
+        for name in ("trl", "ours", "ours micro"):
+            own = "ours micro" if "micro" in name else name
+            seconds = cost * generation[own] / (PROMPTS * GENERATIONS)
+            found = side(folder, name, seconds)
+            own_medians = medians(found)
+            row = {
+                "reward / generation": cost, "side": name, **own_medians,
+                "of the step without a reward": round(own_medians["seconds"] / base[own], 3),
+                "exposed share of the step": round(own_medians["waited"] / own_medians["seconds"], 3),
+                "of TRL's step": round(own_medians["seconds"] / (base["trl"] + cost * generation["trl"]), 3),
+            }  # fmt: skip
+            rows.append(row)
+            if found["rewards"] != free[0][own]["rewards"]:
+                missed.append(f"{name} at {cost}: rewards differ from those without a wait")
+            if name == "ours micro":
+                if row["exposed share of the step"] > TARGETS["exposed"]:
+                    missed.append(f"{name} at {cost}: {row['exposed share of the step']:.3f} of the step exposed")
+                if row["of the step without a reward"] > TARGETS["step"]:
+                    missed.append(f"{name} at {cost}: {row['of the step without a reward']:.3f} of generation + training")
+    figures = {
+        "completions a step": PROMPTS * GENERATIONS, "micro-batches": MICRO_BATCHES,
+        "seconds a step without a reward": {name: round(each, 3) for name, each in base.items()},
+        "seconds of generation": {name: round(each, 3) for name, each in generation.items()},
+        "ours / TRL without a reward": round(ratio, 4),
+        "micro-batched generation / one batch": round(generation["ours micro"] / generation["ours"], 3),
+        "with a judge": rows,
+    }  # fmt: skip
+    return figures, missed
+
+
+def processor(folder: str, clusters: str) -> tuple[dict[str, Any], list[str]]:
+    """The cluster reward, all computed here."""
+    found = {name: side(folder, name, 0.0, clusters) for name in ("trl", "ours", "ours actors", "ours micro actors")}
+    missed = []
+    for name in ("ours", "ours actors"):
+        if found[name]["rewards"] != found["trl"]["rewards"]:
+            missed.append(f"cluster rewards of {name} differ from TRL's")
+    return {name: medians(each) for name, each in found.items()}, missed
+
+
+def dispatch(workers: int = 4, count: int = 64) -> tuple[dict[str, Any], list[str]]:
+    """Uneven costs: a tenth of the completions cost ten times as much."""
+    from raymedlt.alignment.pool import PoolSettings, ThreadRewardPool
+
+    rng = random.Random(0)
+    texts = [f"{number} " + "word " * (200 if rng.random() < 0.1 else 20) for number in range(count)]
+
+    def make() -> Any:
+        def score(completions: Sequence[str], references: Sequence[Any]) -> list[tuple[float]]:
+            time.sleep(sum(len(each) for each in completions) * 1e-4)
+            return [(float(len(each)),) for each in completions]
+
+        return score
+
+    references = [""] * count
+    took: dict[str, list[float]] = {"least-loaded": [], "random": []}
+    for number in range(3):
+        with ThreadRewardPool(make, workers, PoolSettings(batch=4)) as pool:
+            pool.gather(pool.submit(["warm"] * 1, [""]))
+            began = time.monotonic()
+            first = pool.gather(pool.submit(texts, references))
+            took["least-loaded"].append(time.monotonic() - began)
+        pools = [ThreadRewardPool(make, 1, PoolSettings(batch=4)) for _ in range(workers)]
+        for each in pools:
+            each.gather(each.submit(["warm"], [""]))
+        owners = [random.Random(1000 * number + row).randrange(workers) for row in range(count)]
+        began = time.monotonic()
+        tickets = [pools[owner].submit([text], [""])[0] for owner, text in zip(owners, texts, strict=True)]
+        second = [pools[owner].gather([ticket])[0] for owner, ticket in zip(owners, tickets, strict=True)]
+        took["random"].append(time.monotonic() - began)
+        for each in pools:
+            each.close()
+    ideal = sum(map(len, texts)) * 1e-4 / workers
+    figures = {name: round(statistics.median(each) / ideal, 3) for name, each in took.items()}
+    return {"workers": workers, "seconds / the least possible": figures}, [] if first == second else ["values differ"]
+
+
+def cache(reports: int = 300, generations: int = 8) -> tuple[dict[str, Any], list[str]]:
+    """Real sentences: each held-out report is drawn several times with some of its sentences changed for others'."""
+    from reward_common import drawn, held_out, reward_model, sentences
+
+    from raymedlt.alignment.rewards import RewardModel, cluster_f1_strict
+    from raymedlt.embedding.encoder import Encoder
+
+    train_rows, test = held_out()
+    model = reward_model(train_rows)
+    rows = test.to_pylist()[:reports]
+    every = [each for row in rows for each in sentences(row)[0]]
+    texts, references = [], []
+    for row in rows:
+        own = sentences(row)[0]
+        for number in range(generations):
+            rng = drawn("cache", row["report_id"], number)
+            said = [each if rng.random() < 0.6 else rng.choice(every) for each in own]
+            texts.append(" ".join(said))
+            references.append({"findings": row["findings"], "impression": "", "language": "en"})
+    step = 64
+
+    def timed(score: Callable[..., Any]) -> tuple[float, list[Any]]:
+        began, values = time.monotonic(), []
+        for start in range(0, len(texts), step):
+            values += score(texts[start : start + step], references[start : start + step])
+        return time.monotonic() - began, values
+
+    import torch
+
+    torch.set_num_threads(1)
+    encoder = Encoder()
+    plain = RewardModel(model.models["findings"], model.models["impression"], remembered=0)
+    for each in plain.maps.values():
+        each._known = {}  # so that every sentence is embedded, as the plain path does it
+    warm = "no focal consolidation"
+    encoder.encode([warm])
+    cluster_f1_strict([warm], [references[0]], model)
+    cluster_f1_strict([warm], [references[0]], plain)
+    ours, values = timed(lambda c, r: cluster_f1_strict(c, r, model))
+    hits, misses = model.maps["findings"].hits, model.maps["findings"].misses
+    again, _ = timed(lambda c, r: cluster_f1_strict(c, r, model))
+    theirs, _ = timed(lambda c, r: cluster_f1_strict(c, r, plain))
+    forgetful = RewardModel(model.models["findings"], model.models["impression"], remembered=0)
+    without, same = timed(lambda c, r: cluster_f1_strict(c, r, forgetful))
+    embedded = sum(len(t.split(". ")) for t in texts)
+    gain = theirs / ours
+    missed = [] if gain >= TARGETS["cache"] else [f"cache: {gain:.1f} times the plain path, at least {TARGETS['cache']}"]
+    if same != values:
+        missed.append("rewards with and without memory differ")
+    figures = {
+        "completions": len(texts), "sentences": embedded, "distinct": len({s for t in texts for s in t.split(". ")}),
+        "completions a second and core": {
+            "first pass": round(len(texts) / ours), "second pass": round(len(texts) / again),
+            "dictionary, no memory": round(len(texts) / without), "every sentence embedded": round(len(texts) / theirs),
+        },
+        "gain of the first pass": round(gain, 2), "gain of the second pass": round(theirs / again, 2),
+        "sentences remembered": hits, "sentences embedded": misses,
+    }  # fmt: skip
+    return figures, missed
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parts = ("overlap", "processor", "dispatch", "cache")
+    parser.add_argument("--parts", nargs="+", default=list(parts), choices=parts)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--run", help="finished run of jobs/finetune.py to align (default: a small one is made)")
+    for name in ("side", "folder", "clusters"):
+        parser.add_argument(f"--{name}", default="", help=argparse.SUPPRESS)
+    parser.add_argument("--seconds", type=float, default=0.0, help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.side:
+        print(json.dumps(train(given.folder, given.side, given.seconds, given.clusters, STEPS + WARM)))
+        return
+    figures: dict[str, Any] = {}
+    missed: list[str] = []
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = given.run or str(Path(temporary, "run"))
+        if {"overlap", "processor"} & set(given.parts):
+            from finetune_common import finetuned
+
+            if not given.run:
+                finetuned(folder, WORDS)
+        if "overlap" in given.parts:
+            figures["overlap"], found = overlap(folder, given.rounds)
+            missed += found
+        if "processor" in given.parts:
+            from raymedlt.alignment.running import cluster_phantom
+            from raymedlt.finetuning.finished import open_finished
+
+            clusters = str(Path(temporary, "clusters"))
+            cluster_phantom(open_finished(folder), Path(clusters))
+            figures["processor"], found = processor(folder, clusters)
+            missed += found
+    if "dispatch" in given.parts:
+        figures["dispatch"], found = dispatch()
+        missed += found
+    if "cache" in given.parts:
+        figures["cache"], found = cache()
+        missed += found
+    report("rewards", {**figures, "missed": missed})
+    raise SystemExit(1 if missed else 0)
+
+
+if __name__ == "__main__":
+    main()
