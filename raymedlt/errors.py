@@ -6,6 +6,9 @@ key instead.
 
 from __future__ import annotations
 
+import os
+import traceback
+
 
 class RaymedltError(Exception):
     """Base of every error that raymedlt raises on purpose.
@@ -59,3 +62,14 @@ class InterruptedRun(RaymedltError):
     """SIGTERM or Ctrl-C: the run stopped cleanly and goes on when the same command is given again."""
 
     exit_code = 143
+
+
+def without_message(where: str, error: Exception) -> RaymedltError:
+    """An error that names the type and place of another, but not its message, which might quote a report."""
+    frames = traceback.extract_tb(error.__traceback__)
+    places = [f"{os.path.basename(frame.filename)}:{frame.lineno} ({frame.name})" for frame in frames[-3:]]
+    return RaymedltError(
+        f"{where} failed with {type(error).__name__} at {' > '.join(places)}",
+        "",
+        "this looks like a bug in raymedlt or a library; the message is left out, since it might quote a report",
+    )

@@ -6,15 +6,13 @@ every attempt writes the same bytes (see ledger).
 
 from __future__ import annotations
 
-import os
 import pickle
 import threading
-import traceback
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import Any
 
-from raymedlt.errors import ConsistencyError, RaymedltError
+from raymedlt.errors import ConsistencyError, RaymedltError, without_message
 from raymedlt.ledger import Ledger, LedgerHandle
 from raymedlt.progress import Progress
 
@@ -82,18 +80,8 @@ def answer(stage: str, shard: str, handle: LedgerHandle, function: ShardFunction
     except RaymedltError as error:
         return {"shard": shard, "error": pickle.dumps(error)}
     except Exception as error:
-        return {"shard": shard, "error": pickle.dumps(_without_message(f"{stage}/{shard}", error))}
+        return {"shard": shard, "error": pickle.dumps(without_message(f"{stage}/{shard}", error))}
     return {"shard": shard, "error": b""}
-
-
-def _without_message(where: str, error: Exception) -> RaymedltError:
-    frames = traceback.extract_tb(error.__traceback__)
-    places = [f"{os.path.basename(frame.filename)}:{frame.lineno} ({frame.name})" for frame in frames[-3:]]
-    return RaymedltError(
-        f"{where} failed with {type(error).__name__} at {' > '.join(places)}",
-        "",
-        "this looks like a bug in raymedlt or a library; the message is left out, since it might quote a report",
-    )
 
 
 def pending_of(stage: str, shards: Sequence[str], progress: Progress, ledger: Ledger) -> list[str]:
