@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -12,6 +13,7 @@ from typing import Any, NamedTuple
 from raymedlt.alignment.reading import Given
 from raymedlt.alignment.rewards import Reward, RewardModel, load_reward
 from raymedlt.errors import ConfigError, RaymedltError, without_message
+from raymedlt.storage import Storage
 
 Score = Callable[[Sequence[str], Sequence[Given]], Sequence[Sequence[float | None]]]
 """Completions, references -> for each completion a value per reward. Pure: see `rewards.load_reward`."""
@@ -71,7 +73,24 @@ class Rewards:
     def _model(self) -> RewardModel | None:
         if self.model is not None or self.model_folder is None:
             return self.model
-        return RewardModel.load(Path(self.model_folder), severity=self.severity)
+        return opened_clusters(self.model_folder, self.severity)
+
+
+def opened_clusters(folder: str, severity: str | None = None) -> RewardModel:
+    """The cluster models of findings and impressions in a folder, a path or URI; a remote one is copied for a while.
+
+    Raises:
+        InputError: it holds no cluster models.
+    """
+    storage = Storage.of(folder)
+    if storage.is_local:
+        return RewardModel.load(Path(storage.path()), severity=severity)
+    with tempfile.TemporaryDirectory() as local:
+        for name in storage.list_files():
+            path = Path(local, name)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(storage.read_bytes(name))
+        return RewardModel.load(local, severity=severity)
 
 
 class Scorer:

@@ -56,8 +56,10 @@ def task(config=CONFIG):
 
 
 def timeless(history):
+    """Without what depends on the machine, and on what the pool remembers."""
+    left_out = ("workers", "scored", "shared", "hits", "misses")
     return [
-        {name: value for name, value in line.items() if not name.endswith("seconds") and name != "workers"}
+        {name: value for name, value in line.items() if not name.endswith("seconds") and name not in left_out}
         for line in history
     ]
 
@@ -133,26 +135,11 @@ def test_a_damaged_checkpoint_is_refused(tmp_path):
         learn(task(), LedgerHandle(storage))
 
 
-def test_all_workers_dead_stops_with_a_checkpoint(tmp_path):
-    class Deadly:
-        """Dies from its 25th completion on."""
-
-        def __call__(self):
-            seen = [0]
-
-            def score(completions, references):
-                seen[0] += len(completions)
-                if seen[0] > 25:
-                    raise SystemExit
-                return [(float(len(text)), 0.0, 0.0) for text in completions]
-
-            return score
-
+def test_dead_workers_stop_the_training(tmp_path):
     storage = Storage.of(str(tmp_path))
     own = task()
     with pytest.raises(RaymedltError):
         learn(PolicyTask(own.config, Base(), partial(ThreadRewardPool, AlwaysDead()), SETTINGS), LedgerHandle(storage))
-    del Deadly
 
 
 class AlwaysDead:
@@ -189,7 +176,7 @@ def test_signs_of_a_collapse():
     normal, effusion = "The lungs are clear.", "There is a left pleural effusion."
     found = signs([normal, normal, effusion, effusion], [1.0, 1.0, 0.5, None], [0.0, 0.5, None, 0.0], 2)
     assert found == {
-        "normal": 0.5, "distinct": 0.5, "flat": 1.0, "none": 0.25, "words": pytest.approx(4.5),
+        "normal": 0.5, "distinct": 0.5, "flat": 1.0, "none": 0.25, "words": 5.0,
         "unmapped": pytest.approx(1 / 6),
     }  # fmt: skip
     start = {"normal": 0.5, "distinct": 0.3, "flat": 0.1, "none": 0.0, "words": 30.0, "unmapped": 0.1}
