@@ -19,6 +19,7 @@ It fails where a bar of TARGETS is missed or results differ.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import random
 import statistics
@@ -63,6 +64,7 @@ def train(folder: str, side: str, seconds: float, clusters: str, steps: int) -> 
     import functools
 
     import torch
+    from peft import LoraConfig
     from trl import GRPOConfig, GRPOTrainer
 
     from raymedlt.alignment.config import AlignConfig, PolicyConfig, RolloutsConfig
@@ -75,7 +77,6 @@ def train(folder: str, side: str, seconds: float, clusters: str, steps: int) -> 
     from raymedlt.machine import Settings
     from raymedlt.runtime import connect
     from raymedlt.schema import TRAIN
-    from peft import LoraConfig
 
     torch.set_num_threads(1)
     base = open_finished(folder)
@@ -158,7 +159,7 @@ def train(folder: str, side: str, seconds: float, clusters: str, steps: int) -> 
             with ThreadRewardPool(make, 1) as pool:
                 go(pool)
     assert REFERENCE
-    lasted = [after - before for before, after in zip(ended, ended[1:], strict=False)]
+    lasted = [after - before for before, after in itertools.pairwise(ended)]
     return {
         "seconds": lasted[WARM:], "generation": generated[WARM:], "waited": waited[WARM:], "rewards": rewards,
     }  # fmt: skip
@@ -216,7 +217,9 @@ def overlap(folder: str, rounds: int) -> tuple[dict[str, Any], list[str]]:
                 if row["exposed share of the step"] > TARGETS["exposed"]:
                     missed.append(f"{name} at {cost}: {row['exposed share of the step']:.3f} of the step exposed")
                 if row["of the step without a reward"] > TARGETS["step"]:
-                    missed.append(f"{name} at {cost}: {row['of the step without a reward']:.3f} of generation + training")
+                    missed.append(
+                        f"{name} at {cost}: {row['of the step without a reward']:.3f} of generation + training"
+                    )
     figures = {
         "completions a step": PROMPTS * GENERATIONS, "micro-batches": MICRO_BATCHES,
         "seconds a step without a reward": {name: round(each, 3) for name, each in base.items()},
@@ -321,7 +324,9 @@ def cache(reports: int = 300, generations: int = 8) -> tuple[dict[str, Any], lis
     without, same = timed(lambda c, r: cluster_f1_strict(c, r, forgetful))
     embedded = sum(len(t.split(". ")) for t in texts)
     gain = theirs / ours
-    missed = [] if gain >= TARGETS["cache"] else [f"cache: {gain:.1f} times the plain path, at least {TARGETS['cache']}"]
+    missed = (
+        [] if gain >= TARGETS["cache"] else [f"cache: {gain:.1f} times the plain path, at least {TARGETS['cache']}"]
+    )
     if same != values:
         missed.append("rewards with and without memory differ")
     figures = {

@@ -24,7 +24,7 @@ from datasets import Dataset
 from peft import LoraConfig
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.utils import logging
-from trl import GRPOConfig
+from trl.trainer.grpo_config import GRPOConfig
 
 from raymedlt.alignment.config import AlignConfig
 from raymedlt.alignment.monitors import signs
@@ -302,7 +302,7 @@ class _Account(TrainerCallback):  # type: ignore[misc]
             return
         now = time.monotonic()
         own = {name: float(logs[name]) for name in ("loss", "kl", "entropy", "grad_norm") if name in logs}
-        line = {"step": state.global_step, **self.line, **own, "seconds": now - self.began}
+        line: Line = {"step": state.global_step, **self.line, **own, "seconds": now - self.began}
         self.line, self.began = {}, now
         self.history.append(line)
         if state.is_world_process_zero:
@@ -332,7 +332,7 @@ class _Account(TrainerCallback):  # type: ignore[misc]
                 "position": {"history": self.history}, **self.best,
             }  # fmt: skip
             self.storage.write_bytes(LATEST, json.dumps(latest, indent=1, sort_keys=True).encode())
-            kept = {each["name"] for each in [*files, *self.best["best_files"]]} | {LATEST}
+            kept: set[str] = {each["name"] for each in [*files, *self.best["best_files"]]} | {LATEST}
             for each in self.storage.list_files():
                 if each not in kept:
                     self.storage.delete(each)

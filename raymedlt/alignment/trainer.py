@@ -24,7 +24,7 @@ from typing import Any
 import torch
 from accelerate.utils import gather
 from transformers import PrinterCallback
-from trl import GRPOTrainer
+from trl.trainer.grpo_trainer import GRPOTrainer
 
 from raymedlt.alignment.policy import REFERENCE
 from raymedlt.errors import InputError
@@ -73,7 +73,8 @@ class OverlappedGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
         told: Callable[[Rollouts], None] = lambda rollouts: None,
         **kwargs: Any,
     ) -> None:
-        super().__init__(*args, reward_funcs=[_placeholder(name) for name in reward_names], **kwargs)
+        kwargs["reward_funcs"] = [_placeholder(name) for name in reward_names]
+        super().__init__(*args, **kwargs)
         self._pool, self._references, self._told = pool, references, told
         self._rollout_batch, self._deadline = rollout_batch, deadline
         self.remove_callback(PrinterCallback)  # who trains says what there is to say
@@ -95,7 +96,7 @@ class OverlappedGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
             rows = slice(start, min(start + (self._rollout_batch or count), count))
             sent = _Sent(self, self._asked[rows], max(map(len, prompt_ids[rows])))
             with self._watched(sent):
-                part, _ = super()._generate_single_turn(
+                part, _ = super()._generate_single_turn(  # type: ignore[no-untyped-call]
                     prompt_ids[rows], images and images[rows], _part(multimodal_fields, count, rows), *args, **kwargs
                 )
             sent.rest(part)

@@ -36,6 +36,8 @@ class Processing(Protocol):
     end_ids: tuple[int, ...]
     """Tokens that end a report: `eos_token_id` of generate."""
     pad_id: int
+    tokenizer: Any
+    """transformers' own."""
 
     @property
     def prompt_length(self) -> int:
