@@ -301,7 +301,7 @@ class _Account(TrainerCallback):  # type: ignore[misc]
         if not logs or "loss" not in logs or not self.line:
             return
         now = time.monotonic()
-        own = {name: float(logs[name]) for name in ("loss", "kl", "entropy", "grad_norm") if name in logs}
+        own: Line = {name: float(logs[name]) for name in ("loss", "kl", "entropy", "grad_norm") if name in logs}
         line: Line = {"step": state.global_step, **self.line, **own, "seconds": now - self.began}
         self.line, self.began = {}, now
         self.history.append(line)
