@@ -440,8 +440,12 @@ def test_only_what_was_being_scored_is_suspected() -> None:
     (worker,), _ = scheduler.staff(1)
     assert scheduler.assign(1) == []  # not ready yet
     scheduler.ready(worker, 2)
-    assert [batch.items for _, batch in scheduler.assign(2)] == [items[:1], items[1:2]]
-    assert scheduler.answered(1, 1, 1.0, 3) is None  # of the dead one
+    for number, alone in enumerate((items[:1], items[1:2])):  # with nothing beside or behind
+        ((_, batch),) = scheduler.assign(2 + number)
+        assert batch.items == alone
+        assert scheduler.answered(1, batch.number, 1.0, 3) is None  # of the dead one
+        assert scheduler.answered(worker, batch.number, 1.0, 3 + number) is batch
+    assert [batch.items for _, batch in scheduler.assign(4)] == [items[2:4], items[4:]]
 
 
 def test_settings_that_are_refused() -> None:

@@ -112,6 +112,7 @@ def test_a_killed_actor(local_ray: object, tmp_path: Path) -> None:
     made = Tiny(tmp_path)
     with RayRewardPool(made, most=1, settings=PoolSettings(batch=4)) as pool:
         first = pool.submit(["a", "bb"], [None] * 2)
+        until(lambda: pool.figures().scored == 2)
         with pytest.raises(RaymedltError, match="a reward failed with ValueError at") as error:
             pool.gather(pool.submit(["raise"], [SECRET]), LONG)
         assert SECRET not in str(error.value)
