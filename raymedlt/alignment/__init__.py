@@ -5,6 +5,10 @@ form.py        how it is written: tags, repetition, length
 severity.py    how much a cluster weighs (severity.csv)
 reading.py     completions and references as sections
 contract.py    a reward of your own: how it is named, and what it must keep to
+pool.py        rewards computed beside the rollouts, by threads or Ray actors
+dispatch.py    tickets, equal pairs, deadlines and errors of a pool
+scheduler.py   which worker of a pool gets what, and how many there are
+scoring.py     a recipe for rewards that travels to workers, and what a worker answers
 
 Source: SemEnrich (arXiv 2604.09887); where raymedlt differs, the module says so.
 """

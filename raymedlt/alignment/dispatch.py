@@ -325,8 +325,8 @@ class Dispatcher:
 
 def pair_key(completion: str, reference: Given) -> Hashable:
     """A completion and its reference as a value; what can't be compared by value equals nothing else."""
-    key = completion, frozenset(reference.items()) if isinstance(reference, Mapping) else reference
     try:
+        key = completion, frozenset(reference.items()) if isinstance(reference, Mapping) else reference
         hash(key)
     except TypeError:
         return object()

@@ -81,7 +81,11 @@ class RewardModel:
         """
         self.models = {"findings": findings, "impression": impression}
         self.maps = {name: ClusterMap(model, remembered) for name, model in self.models.items()}
-        self._severity = severity
+        self._severity, self._remembered = severity, remembered
+
+    def __reduce__(self) -> tuple[Callable[..., RewardModel], tuple[Any, ...]]:
+        """A model that travels leaves behind the sentences that were looked up."""
+        return _rebuilt, (*(self.models[name] for name in SECTIONS), self._severity, self._remembered)
 
     @classmethod
     def load(cls, folder: str | Path, *, severity: Weights | str | Path | None = None) -> RewardModel:
@@ -113,6 +117,12 @@ class RewardModel:
                     "give {'findings': {cluster: weight}, 'impression': {...}}",
                 )
         return self._severity
+
+
+def _rebuilt(
+    findings: ClusterModel, impression: ClusterModel, severity: Weights | str | Path | None, remembered: int
+) -> RewardModel:
+    return RewardModel(findings, impression, severity=severity, remembered=remembered)
 
 
 Reward = Callable[[Sequence[str], Sequence[Any], RewardModel], Sequence[float | None]]

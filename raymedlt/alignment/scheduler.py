@@ -227,6 +227,8 @@ class Scheduler:
         assigned = []
         while self._suspects or self._queue:
             free = [worker for worker in ready if self._has_room(worker, now)]
+            if self._suspects:
+                free = [worker for worker in free if not worker.batches]
             if not free:
                 break
             worker = min(free, key=lambda each: (bool(each.batches), self._left(each, now), each.number))
@@ -261,10 +263,13 @@ class Scheduler:
         return sum(estimates)
 
     def _has_room(self, worker: _Worker, now: float) -> bool:
-        """A batch must not wait behind one that seems to hang."""
+        """A batch must not wait behind one that seems to hang. Nor behind a suspect: the answer of what was finished
+        just before a death may be lost, and then the wrong one would be blamed."""
         if not worker.batches:
             return True
         first = worker.batches[0]
+        if first.items[0].deaths:
+            return False
         overdue = now - first.since > 0.5 + 2 * self._rate * first.characters
         return len(worker.batches) < _OUTSTANDING and not overdue
 

@@ -92,6 +92,10 @@ class ClusterModel:
     _loaded: Any = field(default=None, repr=False, compare=False)
     _predictor: Predictor | None = field(default=None, init=False, repr=False, compare=False)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Without what is loaded and computed on demand: a model that travels is no larger than its arrays and keys."""
+        return self.__dict__ | {"_loaded": None, "_predictor": None}
+
     @property
     def labels(self) -> npt.NDArray[np.int32]:
         """int32 [N], -1 is noise."""
