@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
+
 from raymedlt.finetuning.config import FinetuneConfig
 from raymedlt.finetuning.making import Making
 from raymedlt.images.arranging import Data
@@ -56,3 +58,28 @@ def opened(folder: str | Path, words: Sequence[str]) -> Making:
     arranged = LedgerHandle(storage).done("arrange", "examples") or {}
     files = sorted(name for name in storage.list_files("_work/images"))
     return Making(config, Data(tuple(arranged["classes"]), tuple(files), config.images.size), storage)
+
+
+def texts_of(folder: str | Path, seed: int, generations: str | Path | None = None) -> dict[str, list[str]]:
+    """What a finished run wrote for its test studies, beside both truths, in the order of the reports.
+
+    Args:
+        seed: put before the patients' names, so that those of several runs can stand together.
+        generations: the output of another job that wrote for the same studies. Default: `folder`.
+    """
+    written = {row["report_id"]: row for row in pq.read_table(Path(generations or folder, "generations")).to_pylist()}
+    studies = pq.read_table(Path(folder, "_work", "studies", "all.parquet")).to_pylist()
+    rows = sorted((row for row in studies if row["report_id"] in written), key=lambda row: row["report_id"])
+    if len(rows) != len(written):
+        raise SystemExit(f"{folder}: {len(written)} reports for {len(rows)} studies")
+    return {
+        "completions": [written[row["report_id"]]["completion"] for row in rows],
+        "references": [row["reference_findings"] for row in rows],
+        "patient_ids": [f"{seed}/{row['patient_id']}" for row in rows],
+        "complete": [row["complete_findings"] for row in rows],
+    }
+
+
+def pooled(parts: Sequence[dict[str, list[str]]]) -> dict[str, list[str]]:
+    """The texts of several runs together."""
+    return {key: [text for part in parts for text in part[key]] for key in parts[0]}

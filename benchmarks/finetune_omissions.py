@@ -17,6 +17,7 @@ result, whatever it is.
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
@@ -24,9 +25,8 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
-import pyarrow.parquet as pq
 from common import report
-from finetune_common import finetuned
+from finetune_common import finetuned, pooled, texts_of
 
 ARMS = ("original", "enriched", "random")
 WORDS = ("--phantom.images=10000", "--training.keep=last", "--scoring.bootstrap=100")
@@ -40,24 +40,10 @@ CONTROLLED = ("complete_report_f1", "chrf")
 RESAMPLES, PERMUTATIONS = 1000, 2000
 
 
-def texts_of(folder: Path, seed: int) -> dict[str, list[str]]:
-    """What a run wrote for its test studies, beside both truths, in the order of the reports."""
-    written = {row["report_id"]: row for row in pq.read_table(folder / "generations").to_pylist()}
-    studies = pq.read_table(folder / "_work" / "studies" / "all.parquet").to_pylist()
-    rows = sorted((row for row in studies if row["report_id"] in written), key=lambda row: row["report_id"])
-    if len(rows) != len(written):
-        raise SystemExit(f"{folder}: {len(written)} reports for {len(rows)} studies")
-    return {
-        "completions": [written[row["report_id"]]["completion"] for row in rows],
-        "references": [row["reference_findings"] for row in rows],
-        "patient_ids": [f"{seed}/{row['patient_id']}" for row in rows],
-        "complete": [row["complete_findings"] for row in rows],
-    }
-
-
-def interval(found: Any) -> list[float]:
+def interval(found: Any) -> list[float | None]:
     """Estimate, low, high."""
-    return [round(float(each), 4) for each in (found.estimate, found.low, found.high)]
+    values = (float(each) for each in (found.estimate, found.low, found.high))
+    return [round(each, 4) if math.isfinite(each) else None for each in values]
 
 
 def main() -> None:
@@ -92,8 +78,7 @@ def main() -> None:
             measured = dict(zip(runs, pool.map(go, runs), strict=True))
         systems, styles = {}, {}
         for arm in arguments.arms:
-            parts = [texts_of(folder / f"{arm}-{seed}", seed) for seed in range(arguments.seeds)]
-            texts = {key: [text for part in parts for text in part[key]] for key in parts[0]}
+            texts = pooled([texts_of(folder / f"{arm}-{seed}", seed) for seed in range(arguments.seeds)])
             systems[arm], styles[arm] = evaluate(**texts), style_of(texts["completions"])
     first = systems[arguments.arms[0]]
     controlled = {}

@@ -32,7 +32,7 @@ from raymedlt.alignment.monitors import unmapped_share
 from raymedlt.alignment.pool import RayRewardPool, ThreadRewardPool
 from raymedlt.alignment.rewards import SECTIONS, load_reward
 from raymedlt.alignment.scoring import Rewards
-from raymedlt.config import EnrichConfig, config_hash, hashed_part
+from raymedlt.config import ClusteringConfig, EnrichConfig, config_hash, hashed_part
 from raymedlt.cpus import cpus
 from raymedlt.enrichment import enrich
 from raymedlt.errors import InputError
@@ -52,6 +52,8 @@ from raymedlt.storage import Storage, content_hash
 
 CLUSTER, EXPORT = "cluster", "export"
 CLUSTERS = "clusters"
+PHANTOM_CLUSTERING = ClusteringConfig(min_cluster_size=2, min_samples=1)
+"""A phantom has few hundred distinct sentences: with the defaults three fifths of what it says is in no cluster."""
 MONITOR = f"{unmapped_share.__module__}:{unmapped_share.__name__}"
 
 
@@ -240,7 +242,8 @@ def cluster_phantom(base: FinishedRun, folder: Path) -> dict[str, int]:
     splits = dict(zip(studies.report_ids.tolist(), studies.splits.tolist(), strict=True))
     reports = phantom_reports(data_of(base.config))
     learnt = [splits.get(name) == TRAIN for name in reports["report_id"].to_pylist()]
-    models = enrich(reports.filter(pa.array(learnt)).select(REPORTS.names), EnrichConfig()).models
+    config = EnrichConfig(clustering=PHANTOM_CLUSTERING)
+    models = enrich(reports.filter(pa.array(learnt)).select(REPORTS.names), config).models
     for name in SECTIONS:
         models[name].save(folder / name)
     return {name: int(models[name].clusters) for name in SECTIONS}
