@@ -13,7 +13,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from queue import Empty, SimpleQueue
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, Self
 
 from raymedlt.alignment.reading import Given, check_lengths
 from raymedlt.alignment.scheduler import BREAKER, Batch, Item, PoolSettings, Scheduler
@@ -165,6 +165,12 @@ class Dispatcher:
         self._events.put(None)
         self._thread.join()
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
     def _enter(self, completion: str, reference: Given, now: float) -> int:
         self._tickets += 1
         ticket, key = self._tickets, pair_key(completion, reference)
@@ -213,9 +219,9 @@ class Dispatcher:
             raise RaymedltError("the reward pool is closed", "an open one", "gather before it is closed")
         if self._scheduler.all_dead:
             raise RaymedltError(
-                f"all reward workers are dead: in every place {BREAKER} died in a row without finishing a batch",
-                "workers that live long enough to score one batch",
-                "give fewer workers if memory is short, and look at Ray's logs; what was scored can be gathered",
+                f"all reward workers are dead: in every place {BREAKER} in a row died or didn't get ready",
+                "workers that find a place and live long enough to score one batch",
+                "give fewer workers if memory or CPUs are short, and look at Ray's logs; what was scored is kept",
             )
 
     def _given(self, ticket: int) -> Values | None:

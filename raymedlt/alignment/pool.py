@@ -17,10 +17,9 @@ import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from queue import SimpleQueue
-from types import TracebackType
 from typing import Any, Protocol, Self
 
-from raymedlt.alignment.dispatch import Answered, Died, Dispatcher, Event, PoolFigures, Ready, Tell, Workers
+from raymedlt.alignment.dispatch import Answered, Died, Dispatcher, Event, PoolFigures, Ready, Tell
 from raymedlt.alignment.reading import Given
 from raymedlt.alignment.scheduler import PoolSettings
 from raymedlt.alignment.scoring import Answer, Rewards, Score, Values, answer, as_data, made
@@ -33,7 +32,7 @@ _JOIN_SECONDS = 1.0
 
 
 class RewardPool(Protocol):
-    """Scores completions beside the loop that makes them."""
+    """Scores completions beside the loop that makes them. A context manager, which closes."""
 
     def submit(self, completions: Sequence[str], references: Sequence[Given]) -> list[int]:
         """Have completions scored. Returns at once.
@@ -60,7 +59,8 @@ class RewardPool(Protocol):
         Raises:
             InputError: an unknown ticket.
             RaymedltError: what a reward raised, in its own class; another exception comes without its message, which
-                might quote a report. Or one of those of `submit`, if a ticket isn't settled. The tickets stay valid.
+                might quote a report. All that were scored in the same batch share the error. Or one of those of
+                `submit`, if a ticket isn't settled. The tickets stay valid.
         """
         ...
 
@@ -72,25 +72,12 @@ class RewardPool(Protocol):
         """End the workers. What was scored can still be gathered."""
         ...
 
+    def __enter__(self) -> Self: ...
 
-class _Pool:
-    """A `RewardPool` on some kind of workers."""
-
-    def __init__(self, workers: Workers, settings: PoolSettings | None, least: int, most: int) -> None:
-        dispatcher = Dispatcher(workers, settings or PoolSettings(), least, most)
-        self.submit, self.gather = dispatcher.submit, dispatcher.gather
-        self.figures, self.close = dispatcher.figures, dispatcher.close
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
+    def __exit__(self, *error: object) -> None: ...
 
 
-class ThreadRewardPool(_Pool):
+class ThreadRewardPool(Dispatcher):
     """Threads of this process, for runs too small to be worth starting Ray. A thread that hangs can't be killed: it is
     left alone, and another takes its place."""
 
@@ -98,10 +85,10 @@ class ThreadRewardPool(_Pool):
         """Args:
         make: called once in each thread, for instance a `Rewards`.
         """
-        super().__init__(_Threads(make), settings, workers, workers)
+        super().__init__(_Threads(make), settings or PoolSettings(), workers, workers)
 
 
-class RayRewardPool(_Pool):
+class RayRewardPool(Dispatcher):
     """Ray actors, which end with the process that made the pool. Needs `runtime.connect`."""
 
     def __init__(
@@ -121,7 +108,7 @@ class RayRewardPool(_Pool):
         Raises:
             RaymedltError: no connection to Ray.
         """
-        super().__init__(_Actors(make, cpus_per_worker, gpus_per_worker), settings, least, most)
+        super().__init__(_Actors(make, cpus_per_worker, gpus_per_worker), settings or PoolSettings(), least, most)
 
 
 class _Threads:

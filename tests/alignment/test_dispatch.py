@@ -10,8 +10,8 @@ from dataclasses import replace
 
 import pytest
 
-from raymedlt.alignment.dispatch import PoolFigures, pair_key
-from raymedlt.alignment.pool import ThreadRewardPool
+from raymedlt.alignment.dispatch import Dispatcher, PoolFigures, pair_key
+from raymedlt.alignment.pool import ThreadRewardPool, _Threads
 from raymedlt.alignment.reading import Given, Reference
 from raymedlt.alignment.scheduler import Batch, Item, PoolSettings, Scheduler
 from raymedlt.errors import ConfigError, InputError, RaymedltError
@@ -38,7 +38,7 @@ class Tiny:
             if text == "kill":
                 raise SystemExit
             if text == "sleep":
-                time.sleep(1.5)
+                time.sleep(4)
             if text == "raise":
                 raise ValueError(SECRET)
             if text == "refuse":
@@ -139,11 +139,12 @@ def test_a_deadline() -> None:
         assert (pool.figures().late, pool.figures().pending) == (2, 2)
         score.gate.set()
         assert pool.gather(late[1:], LONG) == expected(["bb", "cc"], [None] * 2)
+        assert pool.gather(pool.submit(["ee"], [None]), LONG) == expected(["ee"], [None])
+        assert score.computed == ["a", "bb", "cc", "ee"]  # the one that nobody waits for wasn't begun
         assert pool.gather(pool.submit(["dd"], [None]), LONG) == expected(["dd"], [None])
         figures = pool.figures()
     assert adds_up(figures)
-    assert (figures.submitted, figures.scored, figures.late) == (6, 4, 2)
-    assert score.computed.count("dd") == 1  # the late one was never begun
+    assert (figures.submitted, figures.scored, figures.late) == (7, 5, 2)
 
 
 def test_tickets_are_gathered_once() -> None:
@@ -179,7 +180,7 @@ def test_all_dead() -> None:
         until(lambda: pool.figures().scored == 1)
         dying = pool.submit(["kill"] * 12, list(range(12)))  # type: ignore[arg-type]
         for call in (lambda: pool.gather(first + dying), lambda: pool.submit(["a"], [None])):
-            with pytest.raises(RaymedltError, match="all reward workers are dead: in every place 3 died in a row with"):
+            with pytest.raises(RaymedltError, match="all reward workers are dead: in every place 3 in a row died or"):
                 call()
         assert pool.gather(first) == expected(["a"], [None])
         figures = pool.figures()
@@ -190,7 +191,7 @@ def test_all_dead() -> None:
 
 def test_a_hung_worker() -> None:
     score = Tiny()
-    with pool_of(score, hung_seconds=0.5) as pool:
+    with pool_of(score, hung_seconds=1) as pool:
         values = pool.gather(pool.submit(["a", "sleep", "b"], [None] * 3), LONG)
         assert values == [*expected(["a"], [None]), None, *expected(["b"], [None])]
         assert pool.gather(pool.submit(["c"], [None]), LONG) == expected(["c"], [None])
@@ -370,10 +371,9 @@ def test_workers_are_added_and_ended() -> None:
     scheduler = ready_scheduler(1, 3, batch=4, grow_seconds=5.0, idle_seconds=10.0)
     for _ in range(40):
         scheduler.add(item(99))
-    scheduler.assign(0)
-    assert scheduler.staff(0) == ([], [])  # nothing is known of the cost yet
-    (_, batch), _second = scheduler.assign(0) or [(1, next(iter(scheduler._workers[1].batches))), None]
-    scheduler.answered(1, batch.number, 4.0, 4.0)  # a second each: 36 to go
+    given = scheduler.assign(0)
+    assert scheduler.staff(0) == ([], [])  # the cost isn't known yet
+    scheduler.answered(1, given.pop(0)[1].number, 4.0, 4.0)  # a second each: 36 to go
     (second,), ended = scheduler.staff(4)
     assert ended == []
     assert scheduler.staff(5) == ([], [])  # not another one before it is ready
@@ -382,11 +382,9 @@ def test_workers_are_added_and_ended() -> None:
     scheduler.ready(third, 7)
     assert scheduler.staff(8) == ([], [])  # 3 at most
     now = 8.0
-    while scheduler.waiting or any(each.batches for each in scheduler._workers.values()):
-        scheduler.assign(now)
-        for number, worker in scheduler._workers.items():
-            if worker.batches:
-                scheduler.answered(number, worker.batches[0].number, 4.0, now)
+    while given := given + scheduler.assign(now):
+        worker, batch = given.pop(0)
+        scheduler.answered(worker, batch.number, 4.0, now)
     assert scheduler.staff(now + 9.9) == ([], [])
     assert scheduler.wake_at() == now + 10
     assert scheduler.staff(now + 10) == ([], [third, second])
@@ -399,20 +397,25 @@ def test_a_pool_grows_and_shrinks() -> None:
     score = Tiny()
     score.gate.clear()
 
-    class Growing(ThreadRewardPool):
-        def __init__(self) -> None:
-            from raymedlt.alignment.pool import _Pool, _Threads
-
-            settings = PoolSettings(batch=1, grow_seconds=1e-4, idle_seconds=0.3)
-            _Pool.__init__(self, _Threads(lambda: score), settings, 1, 3)
-
-    with Growing() as pool:
+    settings = PoolSettings(batch=1, grow_seconds=1e-4, idle_seconds=0.3)
+    with Dispatcher(_Threads(lambda: score), settings, 1, 3) as pool:
         tickets = pool.submit(TEXTS[:40], [None] * 40)
         until(lambda: pool.figures().workers == 3)
         score.gate.set()
         assert pool.gather(tickets, LONG) == expected(TEXTS[:40], [None] * 40)
         until(lambda: pool.figures().workers == 1)
         assert pool.gather(pool.submit(["new"], [None]), LONG) == expected(["new"], [None])
+
+
+def test_a_restart_is_no_growth() -> None:
+    scheduler = ready_scheduler(1, 2, batch=1, grow_seconds=1.0)
+    scheduler.died(1)
+    ((second,), _) = scheduler.staff(0)
+    scheduler.ready(second, 0)
+    for _ in range(3):
+        scheduler.add(item(20_000))
+    assert len(scheduler.staff(0)[0]) == 1
+    assert (scheduler.workers, scheduler.deaths, scheduler.restarts) == (2, 1, 1)
 
 
 def test_a_worker_that_does_not_get_ready() -> None:
