@@ -68,7 +68,7 @@ def train(folder: str, side: str, seconds: float, clusters: str, steps: int) -> 
     from trl import GRPOConfig, GRPOTrainer
 
     from raymedlt.alignment.config import AlignConfig, PolicyConfig, RolloutsConfig
-    from raymedlt.alignment.learning import _references, _rows, arguments, lora_modules
+    from raymedlt.alignment.learning import _asked, _ordered, _references, arguments, lora_modules
     from raymedlt.alignment.policy import REFERENCE, PolicyProcessor
     from raymedlt.alignment.pool import RayRewardPool, ThreadRewardPool
     from raymedlt.alignment.scoring import Rewards
@@ -91,7 +91,7 @@ def train(folder: str, side: str, seconds: float, clusters: str, steps: int) -> 
     common = {
         "model": writer.model,
         "args": GRPOConfig(**arguments(config, Settings("cpu", "bfloat16", 1), tempfile.mkdtemp())),
-        "train_dataset": _rows(studies, TRAIN, writer, None, 0),
+        "train_dataset": _asked(_ordered(studies, TRAIN, 0), studies, writer),
         "processing_class": PolicyProcessor(writer.processing, base.pixels()),
         "peft_config": LoraConfig(
             r=8, lora_alpha=32, lora_dropout=0.0, target_modules=lora_modules(writer.model, ("q_proj", "v_proj"))

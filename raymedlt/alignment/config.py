@@ -25,6 +25,9 @@ class RolloutsConfig:
     """Completions that a replica generates together. 0: all of a step. Each is rewarded as soon as it ends, while
     others are still being generated; smaller batches need less memory and hide more of a slow reward's time, and take
     longer in all."""
+    with_findings: float | None = 0.5
+    """Share of the studies whose report names a finding; a normal report is soon written right by all completions, and
+    teaches nothing. null: as they come."""
     temperature: float = 1.0
     """Of the draws. The release's: 0.7."""
     top_p: float = 1.0
@@ -36,6 +39,8 @@ class RolloutsConfig:
         require(self.prompts >= 1, "rollouts.prompts", self.prompts, "at least 1")
         require(self.generations >= 2, "rollouts.generations", self.generations, "at least 2: they are compared")
         require(self.batch >= 0, "rollouts.batch", self.batch, "0 or more")
+        share = self.with_findings
+        require(share is None or 0 <= share <= 1, "rollouts.with_findings", share, "a share in [0, 1], or null")
         require(self.temperature > 0, "rollouts.temperature", self.temperature, "a positive number")
         require(0 < self.top_p <= 1, "rollouts.top_p", self.top_p, "a probability in (0, 1]")
         require(self.max_tokens >= 1, "rollouts.max_tokens", self.max_tokens, "at least 1")

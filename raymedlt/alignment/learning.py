@@ -10,10 +10,13 @@ pickles in part: none is read whose sha256 isn't the one written there.
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import tempfile
 import time
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +35,7 @@ from raymedlt.alignment.policy import IMAGE, PROMPT, REFERENCE, PolicyProcessor
 from raymedlt.alignment.reading import Reference
 from raymedlt.alignment.trainer import OverlappedGRPOTrainer, Rollouts
 from raymedlt.errors import ConfigError, ConsistencyError
+from raymedlt.evaluation.findings import claims_of
 from raymedlt.finetuning.finished import FinishedRun
 from raymedlt.finetuning.generation import Writer
 from raymedlt.finetuning.lora import language_part
@@ -78,9 +82,9 @@ def learn(
         ConsistencyError: a damaged checkpoint.
     """
     torch.set_num_threads(task.settings.threads)
-    logging.disable_progress_bar()
     storage = handle.storage.sub(FOLDER)
     with ExitStack() as stack:
+        stack.enter_context(quiet(task.settings.device))
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         pool = stack.enter_context(task.pool())
         trainer, account = _trainer(task, pool, folder, storage, said, kept)
@@ -96,6 +100,16 @@ def learn(
             best = [FileEntry(f"{FOLDER}/{each['name']}", each["sha256"], each["bytes"]) for each in done["best_files"]]
             handle.commit(LEARN, NAME, best, {key: done[key] for key in ("step", "best_step", "best", "validation")})
         trainer.accelerator.wait_for_everyone()
+
+
+@contextlib.contextmanager
+def quiet(device: str) -> Iterator[None]:
+    """Libraries that speak of each other's future, and of devices, keep it to themselves."""
+    logging.disable_progress_bar()
+    os.environ.setdefault("DS_ACCELERATOR", device)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        yield
 
 
 def history_of(storage: Storage) -> list[Line]:
@@ -119,8 +133,8 @@ def _trainer(
     trainer = OverlappedGRPOTrainer(
         writer.model,
         args=GRPOConfig(**arguments(config, task.settings, str(folder))),
-        train_dataset=_rows(studies, TRAIN, writer, None, config.seed),
-        eval_dataset=_rows(studies, VALIDATION, writer, own.validation, config.seed),
+        train_dataset=_asked(balanced(studies, config.rollouts.with_findings, config.seed), studies, writer),
+        eval_dataset=_asked(_ordered(studies, VALIDATION, config.seed)[: own.validation], studies, writer),
         processing_class=PolicyProcessor(writer.processing, task.base.pixels()),
         peft_config=LoraConfig(
             r=own.lora_rank, lora_alpha=own.lora_alpha, lora_dropout=0.0,
@@ -211,13 +225,29 @@ def lora_modules(model: Any, targets: tuple[str, ...]) -> list[str]:
     return found
 
 
-def _rows(studies: Studies, split: str, writer: Writer, limit: int | None, seed: int) -> Dataset:
-    rows = sorted(studies.of(split).tolist(), key=lambda row: keyed_seed(seed, "row", str(studies.report_ids[row])))
-    rows = rows[:limit]
+def balanced(studies: Studies, share: float | None, seed: int) -> list[int]:
+    """Training studies, those with findings (or those without) repeated until they are `share` of all.
+
+    Where there are none of a kind, or `share` is None: each once.
+    """
+    rows = _ordered(studies, TRAIN, seed)
+    languages = studies.languages
+    named = {row: bool(claims_of(str(studies.reference_findings[row]), str(languages[row])).present) for row in rows}
+    groups = [[row for row in rows if named[row] == kind] for kind in (True, False)]
+    if share is None or not all(groups):
+        return rows
+    wanted = [round(share * len(rows)), round((1 - share) * len(rows))]
+    return [group[number % len(group)] for group, count in zip(groups, wanted, strict=True) for number in range(count)]
+
+
+def _ordered(studies: Studies, split: str, seed: int) -> list[int]:
+    return sorted(studies.of(split).tolist(), key=lambda row: keyed_seed(seed, "row", str(studies.report_ids[row])))
+
+
+def _asked(rows: Sequence[int], studies: Studies, writer: Writer) -> Dataset:
     prompt = [{"role": "user", "content": writer.processing.prompt}]
-    return Dataset.from_dict(
-        {PROMPT: [prompt] * len(rows), IMAGE: [int(studies.image_rows[row]) for row in rows], REFERENCE: rows}
-    )
+    images = [int(studies.image_rows[row]) for row in rows]
+    return Dataset.from_dict({PROMPT: [prompt] * len(rows), IMAGE: images, REFERENCE: list(rows)})
 
 
 def _references(studies: Studies) -> list[Reference]:

@@ -27,7 +27,7 @@ from safetensors.torch import load
 from raymedlt.alignment import finish
 from raymedlt.alignment.config import AlignConfig
 from raymedlt.alignment.distributed import learn_on_ray
-from raymedlt.alignment.learning import FOLDER, LEARN, NAME, Line, PolicyTask, learn
+from raymedlt.alignment.learning import FOLDER, LEARN, NAME, Line, PolicyTask, learn, quiet
 from raymedlt.alignment.monitors import unmapped_share
 from raymedlt.alignment.pool import RayRewardPool, ThreadRewardPool
 from raymedlt.alignment.rewards import SECTIONS, load_reward
@@ -181,7 +181,7 @@ class _Run:
             self.progress.skip(EXPORT, "already done")
             return
         done = self.ledger.done(LEARN, NAME) or {}
-        with self.progress.stage(EXPORT):
+        with self.progress.stage(EXPORT), quiet("cpu"):
             writer = self.base.writer("cpu")
             folder = self.storage.sub(f"{FOLDER}/best-{done['best_step']}")
             with tempfile.TemporaryDirectory() as local:

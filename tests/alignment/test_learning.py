@@ -3,21 +3,32 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from dataclasses import dataclass
 from functools import partial
 
-import numpy as np
 import pytest
 from peft.utils import load_peft_weights
 from studies_world import world
 from tiny_vlms import composed, images
 
 from raymedlt.alignment.config import AlignConfig, PolicyConfig, RolloutsConfig
-from raymedlt.alignment.learning import FOLDER, LEARN, NAME, PolicyTask, arguments, history_of, learn, lora_modules
+from raymedlt.alignment.learning import (
+    FOLDER,
+    LEARN,
+    NAME,
+    PolicyTask,
+    arguments,
+    balanced,
+    history_of,
+    learn,
+    lora_modules,
+)
 from raymedlt.alignment.monitors import alarms, signs
 from raymedlt.alignment.pool import ThreadRewardPool
 from raymedlt.alignment.scoring import Rewards
 from raymedlt.errors import ConfigError, ConsistencyError, RaymedltError
+from raymedlt.evaluation.findings import claims_of
 from raymedlt.finetuning.generation import Writer
 from raymedlt.images.examples import PixelShards
 from raymedlt.ledger import LedgerHandle
@@ -172,6 +183,22 @@ def test_arguments_share_a_step_over_replicas():
         AlignConfig(rollouts=RolloutsConfig(prompts=3, generations=3))
 
 
+def test_studies_with_findings_are_asked_for_as_often_as_wanted():
+    studies = world()[0]
+    with_findings = {
+        row for row in studies.of("train").tolist() if claims_of(studies.reference_findings[row], "en").present
+    }
+    plain = balanced(studies, None, 0)
+    assert sorted(plain) == sorted(studies.of("train").tolist())
+    for share in (0.25, 0.5, 1.0):
+        rows = balanced(studies, share, 0)
+        assert sum(row in with_findings for row in rows) / len(rows) == pytest.approx(share, abs=0.01)
+        assert len(rows) == pytest.approx(len(plain), abs=1)
+        counts = Counter(row for row in rows if row in with_findings)
+        assert max(counts.values()) - min(counts.values()) <= 1  # none is repeated twice before all are once
+    assert balanced(studies, 0.5, 0) == balanced(studies, 0.5, 0) != balanced(studies, 0.5, 1)
+
+
 def test_signs_of_a_collapse():
     normal, effusion = "The lungs are clear.", "There is a left pleural effusion."
     found = signs([normal, normal, effusion, effusion], [1.0, 1.0, 0.5, None], [0.0, 0.5, None, 0.0], 2)
@@ -183,4 +210,3 @@ def test_signs_of_a_collapse():
     end = {"normal": 1.0, "distinct": 0.02, "flat": 0.95, "none": 0.0, "words": 8.0, "unmapped": 0.1}
     assert alarms([start] * 30) == []
     assert len(alarms([start] * 10 + [end] * 10)) == 4
-    assert np.isfinite(found["words"])

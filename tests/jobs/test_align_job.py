@@ -1,0 +1,162 @@
+"""`python jobs/align.py` as its users run it: first and second run, kill, actors, replicas, bad input."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import safetensors.torch
+from runs import ROOT, descendants, digests, environment
+from test_finetune_job import QUICK
+
+from raymedlt import finetuning, schema
+from raymedlt.alignment.config import AlignConfig
+from raymedlt.alignment.running import describe, run
+from raymedlt.finetuning import running
+from raymedlt.finetuning.config import FinetuneConfig
+from raymedlt.finetuning.finished import open_finished
+from raymedlt.job import main
+
+SHORT = [
+    "--rollouts.prompts=2", "--rollouts.generations=4", "--rollouts.max_tokens=24", "--training.steps=6",
+    "--training.micro_batch=4", "--training.checkpoint_steps=2", "--training.validation=8", "--bootstrap=50",
+    "--training.precision=float32", "--training.rate=1e-2",
+]  # fmt: skip
+TIMES = ("seconds", "workers", "scored", "shared", "hits", "misses", "deaths")
+
+
+def script(*words: str, **more: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "jobs/align.py", *words],
+        cwd=ROOT, env=environment(**more), capture_output=True, text=True, timeout=500, check=False,
+    )  # fmt: skip
+
+
+def measured(folder: Path) -> dict:
+    return json.loads((folder / "metrics.json").read_text())
+
+
+def timeless(folder: Path) -> list[dict]:
+    history = measured(folder)["history"]
+    return [{key: value for key, value in line.items() if not key.endswith(TIMES)} for line in history]
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    output = tmp_path_factory.mktemp("base") / "run"
+    words = [*QUICK, "--output", str(output)]
+    assert main(FinetuneConfig, "python jobs/finetune.py", running.describe, running.run, words) == 0
+    return output
+
+
+@pytest.fixture(scope="module")
+def finished(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    output = tmp_path_factory.mktemp("align") / "run"
+    told = script("--finetuned", str(base), "--output", str(output), *SHORT)
+    assert told.returncode == 0, told.stderr
+    assert told.stdout.splitlines() == [str(output / "report.html")]
+    assert "Traceback" not in told.stderr
+    assert "Warning" not in told.stderr
+    return output
+
+
+def test_table_metrics_page_and_model(base: Path, finished: Path):
+    table = pq.read_table(finished / "generations")
+    assert table.schema.equals(schema.GENERATIONS)
+    before = {row["report_id"]: row for row in pq.read_table(base / "generations").to_pylist()}
+    assert {row["report_id"] for row in table.to_pylist()} == set(before)
+    found = measured(finished)
+    assert [line["step"] for line in found["history"]] == [1, 2, 3, 4, 5, 6]
+    assert [each["step"] for each in found["validation"]] == [2, 4, 6]
+    for scores in found["compared"].values():
+        estimates = [scores[name]["estimate"] for name in ("aligned", "fine-tuned", "difference")]
+        if None not in estimates:
+            assert estimates[2] == pytest.approx(estimates[0] - estimates[1])
+    page = (finished / "report.html").read_text()
+    for title in ("Better or not", "How it learnt", "Rewards beside rollouts", "Configuration"):
+        assert title in page
+    written = {row["report_id"]: row["completion"] for row in table.to_pylist()}
+    studies = pq.read_table(base / "_work" / "studies" / "all.parquet").to_pylist()
+    own = [row for row in studies if row["report_id"] in written][:3]
+    images = open_finished(str(base)).pixels().take(np.array([row["image_row"] for row in own]))
+    assert finetuning.load(str(finished)).generate(images) == [written[row["report_id"]] for row in own]
+
+
+def test_the_policy_moved(base: Path, finished: Path):
+    before, after = (safetensors.torch.load_file(each / "model" / "model.safetensors") for each in (base, finished))
+    changed = {name for name in before if not bool((before[name] == after[name]).all())}
+    assert changed
+    assert all(name.startswith("language_model") and "_proj" in name for name in changed)
+
+
+def test_the_same_command_again_does_nothing(base: Path, finished: Path):
+    before = digests(finished / "model")
+    told = script("--finetuned", str(base), "--output", str(finished), *SHORT)
+    assert told.returncode == 0, told.stderr
+    assert "already done" in told.stderr
+    assert digests(finished / "model") == before
+
+
+def test_killed_and_started_again_ends_the_same(base: Path, finished: Path, tmp_path: Path):
+    output = tmp_path / "run"
+    words = ["--finetuned", str(base), "--output", str(output), *SHORT]
+    process = subprocess.Popen(
+        [sys.executable, "jobs/align.py", *words], cwd=ROOT, env=environment(), stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL, start_new_session=True,
+    )  # fmt: skip
+    latest, ends = output / "_work" / "policy" / "latest.json", time.monotonic() + 300
+    while not latest.exists():
+        assert process.poll() is None
+        assert time.monotonic() < ends
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not descendants(process.pid)
+    assert not (output / "report.html").exists()
+    told = script(*words)
+    assert told.returncode == 0, told.stderr
+    assert timeless(output) == timeless(finished)
+    assert digests(output / "model") == digests(finished / "model")
+
+
+def test_actors_and_replicas(base: Path, finished: Path, tmp_path: Path):
+    """Rewards by Ray actors are those of the threads; two replicas under Ray Train end with a page."""
+    words = ["--finetuned", str(base), *SHORT]
+    told = script(*words, "--rewards.pool", "actors", "--output", str(tmp_path / "actors"))
+    assert told.returncode == 0, told.stderr
+    assert timeless(tmp_path / "actors") == timeless(finished)
+    told = script(*words, "--training.replicas", "2", "--training.zero", "2", "--output", str(tmp_path / "two"))
+    assert told.returncode == 0, told.stderr
+    assert [line["step"] for line in measured(tmp_path / "two")["history"]] == [1, 2, 3, 4, 5, 6]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--finetuned", "nowhere"], "no finished run of jobs/finetune.py"),
+        (["--finetuned", "BASE", "--rewards.use", "[nothing]"], "the reward 'nothing'"),
+        (["--finetuned", "BASE", "--rewards.clusters", "nowhere"], "no cluster models"),
+        (["--finetuned", "BASE", "--training.micro_batch", "5"], "micro_batch"),
+        (["--finetuned", "BASE", "--training.lora_targets", "[nothing]"], "no such layers"),
+    ],
+)
+def test_bad_input_is_a_clear_error(base: Path, tmp_path: Path, words: list[str], message: str, capsys):
+    given = [str(base) if word == "BASE" else word for word in words]
+    code = main(AlignConfig, "python jobs/align.py", describe, run, [*SHORT, *given, "--output", str(tmp_path / "run")])
+    assert code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_describe_runs_nothing(base: Path, tmp_path: Path, capsys):
+    words = ["--describe", "--finetuned", str(base), "--output", str(tmp_path / "run")]
+    assert main(AlignConfig, "python jobs/align.py", describe, run, words) == 0
+    assert "64 completions: 8 of 8 studies each" in capsys.readouterr().out
+    assert not (tmp_path / "run").exists()
