@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from queue import Queue
 from typing import TypeVar
 
-import torch
+from raymedlt.cpus import use_threads
 
 Item = TypeVar("Item")
 Made = TypeVar("Made")
@@ -22,7 +22,7 @@ def made_ahead(make: Callable[[Item], Made], items: Sequence[Item], ahead: int) 
     stop = threading.Event()
 
     def work() -> None:
-        torch.set_num_threads(1)  # of this thread alone: two teams on the same cores spin against each other
+        use_threads(1)  # of this thread alone: two teams on the same cores spin against each other
         try:
             for item in items:
                 if stop.is_set():

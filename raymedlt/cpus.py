@@ -1,4 +1,4 @@
-"""How many CPUs this process may use."""
+"""How many CPUs this process may use, and how many threads torch."""
 
 from __future__ import annotations
 
@@ -11,3 +11,15 @@ def cpus() -> int:
     from joblib import cpu_count  # 0.2 s
 
     return int(cpu_count())
+
+
+def use_threads(count: int) -> None:
+    """Have torch compute with `count` threads in this thread of the process.
+
+    `torch.set_num_threads` alone doesn't hold: a thread that computes for the first time takes the number that any
+    thread of the process set last. So this thread is made to take its own at once.
+    """
+    import torch
+
+    torch.set_num_threads(count)
+    torch.get_num_threads()

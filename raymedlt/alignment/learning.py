@@ -34,6 +34,7 @@ from raymedlt.alignment.monitors import signs
 from raymedlt.alignment.policy import IMAGE, PROMPT, REFERENCE, PolicyProcessor
 from raymedlt.alignment.reading import Reference
 from raymedlt.alignment.trainer import OverlappedGRPOTrainer, Rollouts
+from raymedlt.cpus import use_threads
 from raymedlt.errors import ConfigError, ConsistencyError
 from raymedlt.evaluation.findings import claims_of
 from raymedlt.finetuning.finished import FinishedRun
@@ -81,7 +82,7 @@ def learn(
         RaymedltError: all reward workers are dead; the last checkpoint stays.
         ConsistencyError: a damaged checkpoint.
     """
-    torch.set_num_threads(task.settings.threads)
+    use_threads(task.settings.threads)
     storage = handle.storage.sub(FOLDER)
     with ExitStack() as stack:
         stack.enter_context(quiet(task.settings.device))

@@ -23,6 +23,7 @@ from raymedlt.alignment.dispatch import Answered, Died, Dispatcher, Event, PoolF
 from raymedlt.alignment.reading import Given
 from raymedlt.alignment.scheduler import PoolSettings
 from raymedlt.alignment.scoring import Answer, Rewards, Score, Values, answer, as_data, made
+from raymedlt.cpus import use_threads
 from raymedlt.errors import RaymedltError
 from raymedlt.runtime import worker_environment
 
@@ -139,9 +140,8 @@ class _Threads:
 
 def _work(make: Callable[[], Score], jobs: SimpleQueue[Any], worker: int, tell: Tell) -> None:
     """A thread: makes the score and answers until it gets None."""
-    import torch
 
-    torch.set_num_threads(1)  # of this thread alone, as in an actor: sums of floats depend on how threads cut them
+    use_threads(1)  # of this thread alone, as in an actor: sums of floats depend on how threads cut them
     try:
         score, error = made(make)
         tell(Ready(worker, error))

@@ -30,6 +30,7 @@ from raymedlt.classifier.scoring import logits_of
 from raymedlt.classifier.task import TRAINED
 from raymedlt.classifier.worth import Scores, worth_of
 from raymedlt.config import config_hash, to_yaml
+from raymedlt.cpus import use_threads
 from raymedlt.images.examples import Examples
 from raymedlt.images.networks import weights_bytes
 from raymedlt.images.stages import data_parts, rejected_rows
@@ -133,7 +134,7 @@ def scoring_device(settings: Settings) -> str:
 def _both(model: LabelGraphClassifier, examples: Examples, outcome: Outcome) -> tuple[Any, Any]:
     """Logits of the validation and of the test images."""
     own, settings = outcome.config.evaluation, outcome.settings
-    torch.set_num_threads(settings.threads)
+    use_threads(settings.threads)
     device = scoring_device(settings)
     model.to(device)
     parts = [

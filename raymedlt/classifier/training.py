@@ -29,6 +29,7 @@ from raymedlt.classifier.losses import make_loss
 from raymedlt.classifier.metrics import score
 from raymedlt.classifier.model import LabelGraphClassifier, freeze_backbone, parameter_groups
 from raymedlt.classifier.scoring import logits_of
+from raymedlt.cpus import use_threads
 from raymedlt.errors import InputError, RaymedltError
 from raymedlt.images.examples import Examples, Rows
 from raymedlt.images.sampling import repeat_factors, rows_instead
@@ -367,5 +368,5 @@ def train(
                 "at least one positive",
                 "raise --split.validation",
             )
-    torch.set_num_threads(settings.threads)
+    use_threads(settings.threads)
     return _Trainer(model, examples, config, settings, checkpoints, feed, said).run()

@@ -29,6 +29,7 @@ from raymedlt.clustering.partition import Partition
 from raymedlt.clustering.repair import Part, in_rows, mutual_cores, sparsest
 from raymedlt.clustering.screening import ROWS, Ids, Vectors
 from raymedlt.clustering.spanning_tree import Components, Contraction, Edges, Lists, list_edges
+from raymedlt.cpus import use_threads
 from raymedlt.ledger import Ledger, LedgerHandle
 from raymedlt.progress import Progress
 from raymedlt.runtime import ATTEMPTS, worker_deaths, worker_environment
@@ -302,7 +303,7 @@ class _Searcher:
         import ray
         import torch
 
-        torch.set_num_threads(1)
+        use_threads(1)
         index: Index = ray.get(self._reference[0])
         return index.on("cuda") if torch.cuda.is_available() else index
 

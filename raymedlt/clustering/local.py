@@ -13,6 +13,7 @@ from raymedlt.clustering.neighbours import Index, Outside, core_distances
 from raymedlt.clustering.repair import in_rows, mutual_cores, sparsest
 from raymedlt.clustering.screening import ROWS, Distances, Ids
 from raymedlt.clustering.spanning_tree import Components, Contraction, Edges, Lists, list_edges
+from raymedlt.cpus import use_threads
 
 T = TypeVar("T")
 S = TypeVar("S")
@@ -24,11 +25,11 @@ def single_threaded_torch() -> Iterator[None]:
     import torch
 
     before = torch.get_num_threads()
-    torch.set_num_threads(1)
+    use_threads(1)
     try:
         yield
     finally:
-        torch.set_num_threads(before)
+        use_threads(before)
 
 
 def side_by_side(function: Callable[[S], T], items: Sequence[S], threads: int) -> list[T]:
@@ -41,9 +42,8 @@ def side_by_side(function: Callable[[S], T], items: Sequence[S], threads: int) -
 
 
 def _one_thread() -> None:
-    import torch
 
-    torch.set_num_threads(1)
+    use_threads(1)
 
 
 class LocalFleet:

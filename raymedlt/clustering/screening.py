@@ -32,7 +32,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from raymedlt.cpus import cpus
+from raymedlt.cpus import cpus, use_threads
 
 Vectors = npt.NDArray[np.float32]
 Ids = npt.NDArray[np.int64]
@@ -89,7 +89,7 @@ def quickest_precision(device: str = "cpu") -> Precision:
 
     seconds = {}
     threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # threads that wait for each other on a busy machine would be measured instead
+    use_threads(1)  # threads that wait for each other on a busy machine would be measured instead
     for precision in ("float32", "bfloat16"):
         codes = torch.ones((2048, 416), dtype=getattr(torch, precision), device=device)
         product = torch.empty((512, 2048), dtype=codes.dtype, device=device)
@@ -101,7 +101,7 @@ def quickest_precision(device: str = "cpu") -> Precision:
                 torch.cuda.synchronize()
             times.append(time.perf_counter() - began)
         seconds[precision] = min(times)
-    torch.set_num_threads(threads)
+    use_threads(threads)
     return "bfloat16" if 1.5 * seconds["bfloat16"] < seconds["float32"] else "float32"
 
 

@@ -25,6 +25,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from raymedlt.cpus import use_threads
 from raymedlt.errors import ConfigError, InputError
 
 Precision = Literal["float32", "bfloat16"]
@@ -236,7 +237,7 @@ class Encoder:
         def run(batch: list[int]) -> None:
             vectors_ND[batch] = self._encode_batch([tokens[i] for i in batch])
 
-        self._torch.set_num_threads(1)  # one thread per batch: bits must not depend on the number of threads
+        use_threads(1)  # one thread per batch: bits must not depend on the number of threads
         if threads == 1 or self.device != "cpu":
             for batch in batches:
                 run(batch)

@@ -21,6 +21,7 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
+from raymedlt.cpus import use_threads
 from raymedlt.errors import ConsistencyError, InputError
 from raymedlt.finetuning.processing import Processing
 from raymedlt.images.examples import Pixels, pixels_of
@@ -194,7 +195,7 @@ class MakeShardWriter:
     threads: int
 
     def __call__(self) -> ShardFunction:
-        torch.set_num_threads(self.threads)
+        use_threads(self.threads)
         return _ShardWriter(self, self.load(), self.pixels())
 
 
@@ -204,7 +205,7 @@ class _ShardWriter:
 
     def __call__(self, shard: str) -> dict[str, Any]:
         """Write a shard's reports and commit them; its summary."""
-        torch.set_num_threads(self.made.threads)
+        use_threads(self.made.threads)
         storage = self.made.handle.storage
         plan = storage.read_table(_plan_file(shard))
         images = self.pixels.take(plan["image_row"].to_numpy())

@@ -24,6 +24,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 
 from raymedlt.ahead import made_ahead
 from raymedlt.checkpoint import Checkpoints, Position, Tensors
+from raymedlt.cpus import use_threads
 from raymedlt.errors import RaymedltError
 from raymedlt.evaluation.answers import split_answer
 from raymedlt.evaluation.findings import claims_of
@@ -100,7 +101,7 @@ def see(
     Raises:
         RaymedltError: the loss isn't finite.
     """
-    torch.set_num_threads(settings.threads)
+    use_threads(settings.threads)
     known, rows = claimed(studies, encoder.findings), studies.of(TRAIN)
     if not known.labels_NF[rows].any():
         return []

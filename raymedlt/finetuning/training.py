@@ -19,6 +19,7 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
+from raymedlt.cpus import use_threads
 from raymedlt.errors import InputError, RaymedltError
 from raymedlt.finetuning.config import IGNORED, TrainingConfig
 from raymedlt.finetuning.engines import (
@@ -119,7 +120,7 @@ def train(
         ConsistencyError: a damaged checkpoint.
         RaymedltError: the loss, or that of the validation studies, isn't finite.
     """
-    torch.set_num_threads(settings.threads)
+    use_threads(settings.threads)
     return _Loop(model, batches, training, settings, storage, seed, logits, said, kept, warned).run()
 
 

@@ -10,6 +10,7 @@ import pyarrow as pa
 import torch
 
 from raymedlt.config import config_hash
+from raymedlt.cpus import use_threads
 from raymedlt.images.arranging import arrange, examples_of
 from raymedlt.images.examples import PixelShards
 from raymedlt.images.preparing import read_source
@@ -109,7 +110,7 @@ def step_seconds(config: SynthesizeConfig, classes: tuple[str, ...]) -> float:
     else:
         generator = load_generator(config.generator.path, adapters=config.generator.adapters)
     generator.to(device)
-    torch.set_num_threads(config.machine.threads)
+    use_threads(config.machine.threads)
     empty = prompt_embeddings(generator, [""])[""].unsqueeze(0)
     precision = config.sampling.precision if config.sampling.precision != "auto" else "float32"
     times = []

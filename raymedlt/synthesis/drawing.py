@@ -14,6 +14,7 @@ from typing import Any
 import pyarrow as pa
 import torch
 
+from raymedlt.cpus import use_threads
 from raymedlt.errors import InputError
 from raymedlt.ledger import Ledger, LedgerHandle
 from raymedlt.machine import Settings
@@ -65,7 +66,7 @@ class MakeDrawer:
     threads: int
 
     def __call__(self) -> ShardFunction:
-        torch.set_num_threads(self.threads)
+        use_threads(self.threads)
         loaded = load_generator(self.generator, adapters=self.adapters, device=self.machine.device)
         # the hash of a generator alone is known from loading it
         own = loaded.base_hash if self.adapters is None else generator_hash(self.generator, self.adapters)
@@ -85,7 +86,7 @@ class Drawer:
 
     def __call__(self, shard: str) -> dict[str, Any]:
         """Draw a shard and commit it; its summary."""
-        torch.set_num_threads(self.threads)
+        use_threads(self.threads)
         storage = self.handle.storage
         plan = storage.read_table(f"plan/{shard}.parquet")
         others = set(plan["checkpoint_hash"].to_pylist()) - {self.hash}

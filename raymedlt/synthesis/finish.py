@@ -12,10 +12,10 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-import torch
 
 from raymedlt import __version__
 from raymedlt.config import config_hash, to_yaml
+from raymedlt.cpus import use_threads
 from raymedlt.errors import ConsistencyError
 from raymedlt.images.arranging import Data
 from raymedlt.images.examples import Examples
@@ -75,7 +75,7 @@ def finish(outcome: Outcome, gate: Gate, storage: Storage, ledger: Ledger, progr
     _check_counts(outcome)
     with progress.stage("measure and write the page"):
         examples = outcome.data.load(storage)
-        torch.set_num_threads(outcome.machine.threads)
+        use_threads(outcome.machine.threads)
         found = collect(storage, outcome.shards, REFUSED_SHOWN, PAIRS_SHOWN)
         report = _report(outcome, found, gate, examples, storage, ledger, progress)
         where = storage.uri.rstrip("/")

@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import torch
 
+from raymedlt.cpus import use_threads
 from raymedlt.errors import InputError
 from raymedlt.images.arranging import Data
 from raymedlt.images.examples import Examples
@@ -44,7 +44,7 @@ def fit_gate(config: SynthesizeConfig, data: Data, machine: Settings, classifier
     """
     if ledger.done(FIT_GATE, "gate") is not None:
         return
-    torch.set_num_threads(machine.threads)
+    use_threads(machine.threads)
     examples = data.load(ledger.storage)
     check_classifier(classifier, examples)
     train, held_out = examples.rows(TRAIN), examples.rows(VALIDATION)
@@ -109,7 +109,7 @@ class MakeJudge:
     threads: int
 
     def __call__(self) -> ShardFunction:
-        torch.set_num_threads(self.threads)
+        use_threads(self.threads)
         return Judge(self, Gate.load(below(self.output, GATE), self.machine.device))
 
 
@@ -121,7 +121,7 @@ class Judge:
 
     def __call__(self, shard: str) -> dict[str, Any]:
         """Judge the images of a shard, each for itself, and commit; its summary."""
-        torch.set_num_threads(self.threads)
+        use_threads(self.threads)
         storage = self.handle.storage
         plan = storage.read_table(f"plan/{shard}.parquet", ["row_id", "label_set", "target"])
         drawn = storage.read_table(f"_work/drawn/{shard}.parquet", ["row_id", "image", "broken"])

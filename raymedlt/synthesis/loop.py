@@ -20,6 +20,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from raymedlt.checkpoint import Checkpoints, Position, Tensors
 from raymedlt.config import require
+from raymedlt.cpus import use_threads
 from raymedlt.errors import InputError, RaymedltError
 from raymedlt.seeds import keyed_seed
 from raymedlt.synthesis.generator import autocast
@@ -90,7 +91,7 @@ def fit(
         InputError: nothing to train, or a batch that the replicas can't share.
         RaymedltError: the loss isn't finite.
     """
-    torch.set_num_threads(settings.threads)
+    use_threads(settings.threads)
     return _Loop(network, batch_of, settings, checkpoints, said).run()
 
 

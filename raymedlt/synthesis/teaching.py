@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 
 from raymedlt.checkpoint import Checkpoints
+from raymedlt.cpus import use_threads
 from raymedlt.images.arranging import Data
 from raymedlt.images.examples import Examples, Rows
 from raymedlt.images.sampling import repeat_factors
@@ -59,7 +59,7 @@ class Teach:
         Args:
             said: called with "autoencoder", "decoder" or "denoiser" and a report of the loop (see loop.py).
         """
-        torch.set_num_threads(self.settings.threads)
+        use_threads(self.settings.threads)
         storage = self.handle.storage
         examples = self.data.load(storage)
         texts = self._texts(examples, TRAIN)

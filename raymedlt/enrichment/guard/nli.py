@@ -21,6 +21,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from raymedlt.cpus import use_threads
 from raymedlt.embedding.encoder import fix_row_blocks
 from raymedlt.enrichment.text import finished
 from raymedlt.errors import ConfigError
@@ -118,7 +119,7 @@ class NliModel:
             tokens = dict(self._tokenizer(premises, hypotheses, truncation=True, max_length=self._longest))
         lengths = [len(ids) for ids in tokens["input_ids"]]
         order = sorted(range(len(pairs)), key=lambda n: (lengths[n], pairs[n]))
-        self._torch.set_num_threads(1)
+        use_threads(1)
         for _, same in itertools.groupby(order, key=lambda n: lengths[n]):
             group = list(same)
             for start in range(0, len(group), self.batch_pairs):
