@@ -41,7 +41,7 @@ def ours(name, folder, rollout_batch=0, **more):
     return told, learnt(trainer), pool
 
 
-@pytest.mark.parametrize("name", ["composed", *TINY])
+@pytest.mark.parametrize("name", ["composed", "qwen"])
 def test_a_pool_changes_neither_completions_nor_rewards_nor_weights(name, tmp_path):
     seen, theirs = stock(name, str(tmp_path / "stock"))
     told, own, _ = ours(name, str(tmp_path / "ours"))
@@ -56,7 +56,7 @@ def test_a_pool_changes_neither_completions_nor_rewards_nor_weights(name, tmp_pa
     assert any(bool(each.abs().max() > 1e-3) for name, each in own.items() if "lora_B" in name)  # and it learnt
 
 
-@pytest.mark.parametrize("name", ["composed", *TINY])
+@pytest.mark.parametrize("name", sorted(TINY))
 def test_micro_batches_see_their_own_images(name, tmp_path):
     """With a temperature near 0 nothing is drawn, so that the order of the draws doesn't matter."""
     whole = ours(name, str(tmp_path / "whole"), steps=1, temperature=1e-6)

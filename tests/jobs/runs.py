@@ -33,6 +33,15 @@ SMALL_SHARDS = (
     "--embedding.batch_sentences", "16", "--embedding.shard_sentences", "16", "--writing.shard_reports", "50",
 )  # fmt: skip
 
+QUICK_FINETUNE = [
+    "--phantom.images=240", "--phantom.test_images=24", "--phantom.test_positives=0", "--phantom.classes=6",
+    "--images.size=32", "--model.small_width=48", "--model.small_layers=1", "--model.small_heads=2",
+    "--training.seeing_epochs=1", "--training.epochs=2", "--training.batch=16", "--training.micro_batch=8",
+    "--training.precision=float32", "--training.checkpoint_seconds=0", "--generation.max_tokens=24",
+    "--generation.batch=8", "--scoring.bootstrap=50",
+]  # fmt: skip
+"""Arguments of jobs/finetune.py: a tiny model of tiny phantoms."""
+
 NORMAL = {
     "heart": (
         "Heart size is normal.", "The heart is normal in size.", "Normal heart size.", "The heart size is normal.",

@@ -15,13 +15,10 @@ import pyarrow.parquet as pq
 import pytest
 import safetensors.torch
 from runs import ROOT, descendants, digests, environment
-from test_finetune_job import QUICK
 
 from raymedlt import finetuning, schema
 from raymedlt.alignment.config import AlignConfig
 from raymedlt.alignment.running import describe, run
-from raymedlt.finetuning import running
-from raymedlt.finetuning.config import FinetuneConfig
 from raymedlt.finetuning.finished import open_finished
 from raymedlt.job import main
 
@@ -50,11 +47,8 @@ def timeless(folder: Path) -> list[dict]:
 
 
 @pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    output = tmp_path_factory.mktemp("base") / "run"
-    words = [*QUICK, "--output", str(output)]
-    assert main(FinetuneConfig, "python jobs/finetune.py", running.describe, running.run, words) == 0
-    return output
+def base(finetuned: Path) -> Path:
+    return finetuned
 
 
 @pytest.fixture(scope="module")

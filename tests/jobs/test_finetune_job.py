@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 import safetensors.torch
 import torch
+from runs import QUICK_FINETUNE as QUICK
 from runs import ROOT, environment
 
 from raymedlt import finetuning, schema
@@ -30,14 +31,6 @@ from raymedlt.images.phantom_cohort import cohort, findings_of
 from raymedlt.job import main
 from raymedlt.synthesis.sampler import encode_png
 
-QUICK = [
-    "--phantom.images=240", "--phantom.test_images=24", "--phantom.test_positives=0", "--phantom.classes=6",
-    "--images.size=32", "--model.small_width=48", "--model.small_layers=1", "--model.small_heads=2",
-    "--training.seeing_epochs=1", "--training.epochs=2", "--training.batch=16", "--training.micro_batch=8",
-    "--training.precision=float32", "--training.checkpoint_seconds=0", "--generation.max_tokens=24",
-    "--generation.batch=8", "--scoring.bootstrap=50",
-]  # fmt: skip
-
 
 def inside(*words: str) -> int:
     return main(FinetuneConfig, "python jobs/finetune.py", describe, run, list(words))
@@ -48,17 +41,9 @@ def rows(folder: Path) -> list[dict]:
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def finished(finetuned: Path) -> Path:
     """A finished run on the phantom, started as a user does."""
-    output = tmp_path_factory.mktemp("finetune") / "run"
-    told = subprocess.run(
-        [sys.executable, "jobs/finetune.py", *QUICK, "--output", str(output)],
-        cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=500, check=False,
-    )  # fmt: skip
-    assert told.returncode == 0, told.stderr
-    assert told.stdout.splitlines() == [str(output / "report.html")]
-    assert "Traceback" not in told.stderr
-    return output
+    return finetuned
 
 
 def test_table_metrics_and_page_agree(finished: Path):
