@@ -9,6 +9,7 @@ Shapes: B rows, S pixels a side, P tokens of the prompt.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from transformers import ProcessorMixin
 from raymedlt.finetuning.processing import Processing
 from raymedlt.images.examples import Pixels
 
+REMEMBERED = 4096
 IMAGE, PROMPT, REFERENCE = "image", "prompt", "reference"
 """Columns of a data set for TRL: the image's row, the prompt as a conversation, the number of the reference."""
 
@@ -35,6 +37,7 @@ class PolicyProcessor(ProcessorMixin):  # type: ignore[misc]
         self.processing, self.pixels = processing, pixels
         self.tokenizer: Any = processing.tokenizer
         self.chat_template = None
+        self._text = lru_cache(REMEMBERED)(self._decoded)  # a completion is asked for when it ends, and by TRL later
 
     def apply_chat_template(
         self, conversation: Sequence[Any], *args: Any, tokenize: bool = False, **kwargs: Any
@@ -56,7 +59,10 @@ class PolicyProcessor(ProcessorMixin):  # type: ignore[misc]
 
     def batch_decode(self, tokens: Sequence[Sequence[int]], *args: Any, **kwargs: Any) -> list[str]:
         """Texts of completions, up to the end token."""
-        return [self.processing.decode(torch.tensor([each], dtype=torch.int64))[0] for each in tokens]
+        return [self._text(tuple(each)) for each in tokens]
+
+    def _decoded(self, ids: tuple[int, ...]) -> str:
+        return self.processing.decode(torch.tensor([ids], dtype=torch.int64))[0]
 
     def save_pretrained(self, save_directory: str | Path, *args: Any, **kwargs: Any) -> list[str]:
         """Beside a checkpoint's weights."""

@@ -29,6 +29,9 @@ from trl.trainer.grpo_trainer import GRPOTrainer
 from raymedlt.alignment.policy import REFERENCE
 from raymedlt.errors import InputError
 
+LOOKED_EVERY = 8
+"""Tokens between two looks at which completions have ended."""
+
 
 @dataclass(frozen=True)
 class Rollouts:
@@ -146,17 +149,28 @@ class _Sent:
 
     def __init__(self, trainer: OverlappedGRPOTrainer, references: Sequence[Any], prompt_length: int) -> None:
         self._trainer, self._references, self._start = trainer, references, prompt_length
-        self._ends = torch.tensor(trainer.eos_token_ids)
-        self._open = set(range(len(references)))
+        self._ends = torch.tensor(trainer.eos_token_ids, device=trainer.accelerator.device)
+        self._none = torch.zeros(len(references), dtype=torch.bool, device=trainer.accelerator.device)
+        self._open, self._looked = set(range(len(references))), prompt_length
         self.tickets, self.texts = [-1] * len(references), [""] * len(references)
 
     def __call__(self, input_ids: torch.Tensor, scores: Any, **kwargs: Any) -> torch.Tensor:
-        """After each token."""
-        ended = torch.isin(input_ids[:, -1], self._ends.to(input_ids.device)).nonzero().flatten().tolist()
-        rows = [row for row in ended if row in self._open]
-        if rows:
-            self._send(rows, [input_ids[row, self._start :].tolist() for row in rows])
-        return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
+        """After each token; looks at every few."""
+        length = input_ids.shape[1]
+        if length - self._looked >= LOOKED_EVERY:
+            self._look(input_ids[:, self._looked :], input_ids)
+            self._looked = length
+        return self._none
+
+    def _look(self, new_BL: torch.Tensor, input_ids: torch.Tensor) -> None:
+        ended_B = (new_BL[..., None] == self._ends).any(-1).any(-1)
+        rows = [row for row in ended_B.nonzero().flatten().tolist() if row in self._open]
+        if not rows:
+            return
+        completions = input_ids[rows, self._start :].tolist()
+        ends = set(self._ends.tolist())
+        lengths = [next(at for at, token in enumerate(row) if token in ends) + 1 for row in completions]
+        self._send(rows, [row[:length] for row, length in zip(completions, lengths, strict=True)])
 
     def rest(self, completion_ids: Sequence[list[int]]) -> None:
         """Those that were cut off, and all where no token was watched (vLLM)."""
