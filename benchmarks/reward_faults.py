@@ -113,7 +113,8 @@ def main() -> None:
             none = sum(line["none"] for line in killed) / len(killed)
             if len(killed) != STEPS or (none == 0 and not same):
                 missed.append(f"killed: {len(killed)} steps, equal rewards: {same}")
-            make = functools.partial(RayRewardPool, Exact(str(pids), hangs=True), least=2, most=2, settings=settings)
+            quick = PoolSettings(hung_seconds=3.0)
+            make = functools.partial(RayRewardPool, Exact(str(pids), hangs=True), least=2, most=2, settings=quick)
             hung = trained(base, str(root / "hung"), make, silent, deadline=3.0)
         hung_none = sum(line["none"] for line in hung) / len(hung)
         if len(hung) != STEPS or not 0 < hung_none < 1:

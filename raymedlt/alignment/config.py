@@ -66,12 +66,12 @@ class RewardsConfig:
     """threads: of the replica's own process; actors: Ray's worker processes, anywhere in the cluster. auto: actors
     where the training is under Ray. Rewards don't depend on it."""
     least: int = 1
-    """Workers of each replica at least."""
+    """Workers of each replica; of actors at least so many."""
     most: int = 2
-    """At most: there are more while rewards queue up."""
+    """Actors at most: there are more while rewards queue up."""
     deadline: float = 120.0
     """Seconds that a step waits for its rewards after everything else; a completion that has none then counts for
-    nothing (not as 0)."""
+    nothing (not as 0). A worker that takes longer for one batch is replaced."""
 
     def __post_init__(self) -> None:
         refuse_credentials("rewards.clusters", self.clusters)

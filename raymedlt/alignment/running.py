@@ -29,7 +29,7 @@ from raymedlt.alignment.config import AlignConfig
 from raymedlt.alignment.distributed import learn_on_ray
 from raymedlt.alignment.learning import FOLDER, LEARN, NAME, Line, PolicyTask, learn, quiet
 from raymedlt.alignment.monitors import unmapped_share
-from raymedlt.alignment.pool import RayRewardPool, ThreadRewardPool
+from raymedlt.alignment.pool import PoolSettings, RayRewardPool, ThreadRewardPool
 from raymedlt.alignment.rewards import SECTIONS, load_reward
 from raymedlt.alignment.scoring import Rewards
 from raymedlt.config import ClusteringConfig, EnrichConfig, config_hash, hashed_part
@@ -170,11 +170,12 @@ class _Run:
 
     def _pool(self, rewards: Rewards) -> Any:
         own = self.config.rewards
+        settings = PoolSettings(hung_seconds=own.deadline)
         if own.pool == "actors" or (own.pool == "auto" and self._under_ray):
             if not self._under_ray:
                 self._connect()
-            return functools.partial(RayRewardPool, rewards, least=own.least, most=own.most)
-        return functools.partial(ThreadRewardPool, rewards, own.least)
+            return functools.partial(RayRewardPool, rewards, own.least, own.most, settings=settings)
+        return functools.partial(ThreadRewardPool, rewards, own.least, settings)
 
     def _export(self, settings: Settings) -> None:
         """The fine-tuned model with the best checkpoint's LoRA merged."""
