@@ -46,8 +46,8 @@ from raymedlt.finetuning.studies import phantom_reports
 from raymedlt.ledger import Ledger
 from raymedlt.machine import Settings, settle
 from raymedlt.progress import Progress
-from raymedlt.runtime import Cluster, connect, private_by_default, run_shards, run_shards_locally
 from raymedlt.runreport.words import counted
+from raymedlt.runtime import Cluster, connect, private_by_default, run_shards, run_shards_locally
 from raymedlt.schema import REPORTS, TRAIN
 from raymedlt.storage import Storage, content_hash
 
@@ -66,7 +66,8 @@ def describe(config: AlignConfig) -> str:
         f"model     {config.base}" + (" (made first, on the phantom, where it isn't there)" if made else ""),
         f"rewards   {', '.join(config.rewards.use)}, {config.rewards.least} to {config.rewards.most} workers a replica",
         f"a step    {completions} completions: {config.rollouts.generations} of {config.rollouts.prompts} studies each",
-        f"training  {own.steps} steps, {counted(own.replicas, 'replica')}, LoRA of rank {own.lora_rank}, beta {own.beta:g}",
+        f"training  {own.steps} steps, {counted(own.replicas, 'replica')}, LoRA of rank {own.lora_rank},"
+        f" beta {own.beta:g}",
         f"judged    every {own.checkpoint_steps} steps on {own.validation} validation studies; the best one is kept",
         f"output    {config.output}",
     ]
