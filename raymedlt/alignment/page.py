@@ -308,8 +308,8 @@ def _overlap(history: Sequence[Mapping[str, Any]]) -> list[Block]:
     total = _sum(history, "seconds")
     return [
         Paragraph(
-            "Completions are generated in small batches, and each is rewarded while the next one is generated and while"
-            " the reference's probabilities are computed. What is left to wait for is exposed."
+            "A completion is rewarded as soon as it ends, while longer ones are still being generated and while the"
+            " reference's probabilities are computed. What is left to wait for is exposed."
         ),
         KeyValues(
             [
