@@ -52,7 +52,7 @@ class RewardsConfig:
 
     use: tuple[str, ...] = ("cluster_f1_strict", "finding_f1")
     """Names of rewards, which are added up: cluster_f1_strict, cluster_f1_weighted, cluster_f1 (the paper's), exact_f1,
-    finding_f1, bleu, format_reward, repetition_penalty, length_penalty; or package.module:function of your own (see
+    finding_f1, bleu, embedding_f1, format_reward, repetition_penalty, length_penalty; or package.module:function (see
     raymedlt/alignment/contract.py). Clusters alone reward what most reports say, and a policy then names fewer
     findings; so the findings count beside them."""
     weights: tuple[float, ...] | None = None

@@ -14,6 +14,7 @@ see `reading.score_sections`; a merely bad one is worth 0.
 * exact_f1: of sentences, which count as the same where they are spelled alike; the paper's baseline.
 * finding_f1: of findings that the assertion rules read as present, without sides.
 * bleu: of words.
+* embedding_f1: of the sentences' vectors, see `similarity`.
 * format_reward, repetition_penalty, length_penalty: see `form`.
 """
 
@@ -28,6 +29,7 @@ from typing import TYPE_CHECKING, Any
 from raymedlt.alignment.form import format_reward, length_penalty, repetition_penalty
 from raymedlt.alignment.reading import Given, Reference, Section, score_sections
 from raymedlt.alignment.severity import cluster_weights
+from raymedlt.alignment.similarity import SentenceVectors, greedy_f1
 from raymedlt.errors import ConfigError, InputError
 from raymedlt.evaluation import clusters
 from raymedlt.evaluation.clusters import REMEMBERED, ClusterMap
@@ -47,6 +49,7 @@ __all__ = [
     "cluster_f1",
     "cluster_f1_strict",
     "cluster_f1_weighted",
+    "embedding_f1",
     "exact_f1",
     "finding_f1",
     "format_reward",
@@ -82,6 +85,11 @@ class RewardModel:
         self.models = {"findings": findings, "impression": impression}
         self.maps = {name: ClusterMap(model, remembered) for name, model in self.models.items()}
         self._severity, self._remembered = severity, remembered
+
+    @cached_property
+    def vectors(self) -> Mapping[str, SentenceVectors]:
+        """Section -> the vectors of its sentences."""
+        return {name: SentenceVectors(model, self._remembered) for name, model in self.models.items()}
 
     def __reduce__(self) -> tuple[Callable[..., RewardModel], tuple[Any, ...]]:
         """A model that travels leaves behind the sentences that were looked up."""
@@ -210,10 +218,23 @@ def bleu(
     return score_sections(completions, references, score)
 
 
+def embedding_f1(
+    completions: Sequence[str | None], references: Sequence[Given], model: RewardModel
+) -> list[float | None]:
+    """F1 of greedily matched sentence vectors."""
+
+    def score(sections: Sequence[Section], name: str) -> list[float]:
+        pairs = [(keys_of(each.said), keys_of(each.true)) for each in sections]
+        vectors = model.vectors[name].of(key for pair in pairs for keys in pair for key in keys)
+        return [greedy_f1(said, true, vectors) for said, true in pairs]
+
+    return score_sections(completions, references, score)
+
+
 BUILT_IN: Mapping[str, Reward] = {
     reward.__name__: reward
     for reward in (
-        cluster_f1_strict, cluster_f1_weighted, cluster_f1, exact_f1, finding_f1, bleu,
+        cluster_f1_strict, cluster_f1_weighted, cluster_f1, exact_f1, finding_f1, bleu, embedding_f1,
         format_reward, repetition_penalty, length_penalty,
     )
 }  # fmt: skip

@@ -20,7 +20,7 @@ Score = Callable[[Sequence[str], Sequence[Given]], Sequence[Sequence[float | Non
 Values = tuple[float | None, ...]
 """What a completion is worth: a value per reward."""
 
-_OF_CLUSTERS = ("cluster_f1_strict", "cluster_f1_weighted", "cluster_f1")
+_OF_CLUSTERS = ("cluster_f1_strict", "cluster_f1_weighted", "cluster_f1", "embedding_f1")
 
 
 @dataclass(frozen=True)

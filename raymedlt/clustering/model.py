@@ -202,14 +202,16 @@ class ClusterModel:
 
             # Fitted sentences were embedded by their key: do the same here.
             keys = [sentence_key(sentence) or sentence for sentence in sentences_or_vectors]
-            vectors = self._encode(keys)
+            vectors = self.encode(keys)
         if vectors.shape[1] != self.vectors.shape[1]:
             raise InputError(
                 f"vectors of width {vectors.shape[1]}", f"width {self.vectors.shape[1]}", "use the model's own encoder"
             )
         return vectors, keys
 
-    def _encode(self, keys: list[str]) -> Vectors:
+    def encode(self, keys: list[str]) -> Vectors:
+        """Unit vectors of sentence keys as the fitted ones were made, float32 [N, D]; a key's don't depend on the
+        others (on a CPU)."""
         from raymedlt.embedding.encoder import Encoder
 
         if self._loaded is None:
