@@ -67,10 +67,10 @@ def test_micro_batches_see_their_own_images(name, tmp_path):
 
 
 def test_completions_are_sent_as_they_end(tmp_path):
-    told, _, pool = ours("composed", str(tmp_path), steps=1, max_completion_length=60)
+    told, _, pool = ours("composed", str(tmp_path), steps=1, max_completion_length=150)
     count = len(told[0].completions)
     assert sum(pool.asked) == count == 4 * STUDIES
-    assert len(pool.asked) > 2  # not all at once: those that end first go first
+    assert len(pool.asked) > 1  # not all at once: those that end first go first
     assert not pool.values  # every ticket was gathered
 
 
