@@ -27,6 +27,7 @@ import numpy.typing as npt
 
 from raymedlt.cpus import use_threads
 from raymedlt.errors import ConfigError, InputError
+from raymedlt.loading import LOADING
 
 Precision = Literal["float32", "bfloat16"]
 ROW_BLOCK = {"float32": 256, "bfloat16": 512}  # rows that a linear layer multiplies at a time, on a CPU
@@ -194,10 +195,11 @@ class Encoder:
         self.name = model or "all-MiniLM-L6-v2 (packaged)"
         self.precision, self.batch_sentences, self.device = precision, batch_sentences, device
         try:
-            self._tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-            self._model = AutoModel.from_pretrained(
-                folder, trust_remote_code=False, use_safetensors=True, dtype=torch.float32
-            )
+            with LOADING:
+                self._tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+                self._model = AutoModel.from_pretrained(
+                    folder, trust_remote_code=False, use_safetensors=True, dtype=torch.float32
+                )
         except (OSError, ValueError) as error:
             raise ConfigError(
                 f"the model '{self.name}' can't be loaded ({type(error).__name__})",

@@ -17,6 +17,7 @@ import numpy.typing as npt
 import torch
 
 from raymedlt.errors import InputError
+from raymedlt.loading import LOADING
 
 Floats = npt.NDArray[np.float64]
 _BATCH = 32
@@ -153,7 +154,8 @@ def _encoder(folder: str, key: str) -> tuple[Any, Any]:
 
     tokenizer = _tokenizer(folder, key)
     try:
-        model = AutoModel.from_pretrained(folder, local_files_only=True, use_safetensors=True, dtype=torch.float32)
+        with LOADING:
+            model = AutoModel.from_pretrained(folder, local_files_only=True, use_safetensors=True, dtype=torch.float32)
     except (OSError, ValueError) as error:
         raise _no_encoder(folder, key, error) from error
     return tokenizer, model.eval()

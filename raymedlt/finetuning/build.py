@@ -26,6 +26,7 @@ from raymedlt.finetuning.lora import add_lora
 from raymedlt.finetuning.model import ComposedConfig, ComposedModel, parameter_counts
 from raymedlt.finetuning.processing import ComposedProcessing, Processing
 from raymedlt.finetuning.vision import VisionEncoder, build_vision, timm_name
+from raymedlt.loading import LOADING
 from raymedlt.seeds import keyed_seed
 
 Kind = Literal["composed", "hub"]
@@ -83,11 +84,12 @@ def build(config: ModelConfig, *, image_size: int, prompt: str, texts: Iterable[
         MissingDependencyError: a package that carries weights, or one that a processor needs, is not installed.
     """
     quiet()
-    if config.path is not None:
-        model, processing, kind = load_given(config.path, "model.path", image_size=image_size, prompt=prompt)
-    else:
-        model, processing, kind = *_composed(config, image_size, prompt, texts, seed), "composed"
-    settle(model, config, seed)
+    with LOADING:
+        if config.path is not None:
+            model, processing, kind = load_given(config.path, "model.path", image_size=image_size, prompt=prompt)
+        else:
+            model, processing, kind = *_composed(config, image_size, prompt, texts, seed), "composed"
+        settle(model, config, seed)
     model.train()
     return Built(model, processing, kind)
 
@@ -160,7 +162,7 @@ def load_given(
         MissingDependencyError: a package that its processor needs is not installed.
     """
     quiet()
-    with model_folder(name, key) as folder:
+    with LOADING, model_folder(name, key) as folder:
         settings = _config_of(folder, name, key)
         options: dict[str, Any] = {"dtype": dtype, "use_safetensors": True, "local_files_only": True}
         model, told = AutoModelForImageTextToText.from_pretrained(str(folder), output_loading_info=True, **options)

@@ -24,6 +24,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, Llama
 
 from raymedlt.errors import InputError, MissingDependencyError
 from raymedlt.finetuning.config import SMALL, SMOLLM2, ModelConfig
+from raymedlt.loading import LOADING
 from raymedlt.storage import Storage
 
 IMAGE_TOKEN = "<image>"
@@ -136,7 +137,7 @@ def given_language(name: str) -> Language:
     Raises:
         InputError: neither a folder nor in the cache, or no safetensors weights.
     """
-    with model_folder(name, "model.language") as folder:
+    with LOADING, model_folder(name, "model.language") as folder:
         model = AutoModelForCausalLM.from_pretrained(
             str(folder), dtype=torch.float32, use_safetensors=True, local_files_only=True
         )

@@ -25,6 +25,7 @@ from raymedlt.cpus import use_threads
 from raymedlt.embedding.encoder import fix_row_blocks
 from raymedlt.enrichment.text import finished
 from raymedlt.errors import ConfigError
+from raymedlt.loading import LOADING
 
 CONTRADICTION = "contradiction"
 LABELS = frozenset({CONTRADICTION, "entailment", "neutral"})
@@ -92,10 +93,11 @@ class NliModel:
         self._lock = threading.Lock()  # a tokenizer is not made for several threads
         options: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
         try:
-            self._tokenizer = AutoTokenizer.from_pretrained(folder, **options)
-            self._model = AutoModelForSequenceClassification.from_pretrained(
-                folder, use_safetensors=True, dtype=torch.float32, **options
-            )
+            with LOADING:
+                self._tokenizer = AutoTokenizer.from_pretrained(folder, **options)
+                self._model = AutoModelForSequenceClassification.from_pretrained(
+                    folder, use_safetensors=True, dtype=torch.float32, **options
+                )
         except (OSError, ValueError) as error:
             raise ConfigError(
                 f"the model of guard.nli can't be loaded ({type(error).__name__})",
