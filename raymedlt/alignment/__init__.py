@@ -15,7 +15,7 @@ policy.py      a fine-tuned model as TRL wants it
 trainer.py     TRL's GRPO whose completions go to a pool as they end
 learning.py    one training: rollouts, checkpoints, a line per step
 monitors.py    signs of a collapse
-finish.py      both models' reports compared; page.py the page
+finish.py      both models' reports compared; page.py the page, card.py the cards
 
 Source: SemEnrich (arXiv 2604.09887); where raymedlt differs, the module says so.
 """

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from raymedlt.alignment.card import model_card, run_card
 from raymedlt.alignment.config import AlignConfig
 from raymedlt.alignment.learning import Line, history_of
 from raymedlt.alignment.monitors import alarms
@@ -23,6 +24,7 @@ from raymedlt.errors import ConsistencyError
 from raymedlt.evaluation.answers import split_answer
 from raymedlt.evaluation.scores import Evaluation, evaluate, generations_table
 from raymedlt.finetuning.examples import chosen
+from raymedlt.finetuning.export import MODEL
 from raymedlt.finetuning.finish import versions
 from raymedlt.finetuning.finished import FinishedRun
 from raymedlt.finetuning.generation import written
@@ -97,6 +99,8 @@ def finish(outcome: Outcome, storage: Storage, ledger: Ledger, progress: Progres
         entries = [
             storage.write_table("generations/all.parquet", generations_table(columns, reports.aligned.per_report)),
             storage.write_bytes(PAGE, text.encode()),
+            storage.write_bytes("README.md", run_card(outcome.config, compared).encode()),
+            storage.write_bytes(f"{MODEL}/README.md", model_card(outcome.config, compared).encode()),
             storage.write_bytes("config.yaml", to_yaml(outcome.config).encode()),
             storage.write_bytes("metrics.json", _json(metrics)),
             storage.write_bytes("timings.json", _json(timings)),

@@ -364,9 +364,9 @@ class _Account(TrainerCallback):  # type: ignore[misc]
             }  # fmt: skip
             self.storage.write_bytes(LATEST, json.dumps(latest, indent=1, sort_keys=True).encode())
             kept: set[str] = {each["name"] for each in [*files, *self.best["best_files"]]} | {LATEST}
-            for each in self.storage.list_files():
-                if each not in kept:
-                    self.storage.delete(each)
+            for folder in {each.partition("/")[0] for each in self.storage.list_files() if each not in kept}:
+                if not any(each.startswith(f"{folder}/") for each in kept):
+                    self.storage.delete_folder(folder)
         self.trainer.accelerator.wait_for_everyone()
         self.kept(state.global_step)
         self.began = time.monotonic()

@@ -329,7 +329,7 @@ def versions() -> dict[str, str]:
     found = {"raymedlt": __version__}
     for name in (
         "torch", "torchvision", "timm", "transformers", "tokenizers", "peft", "deepspeed", "numpy", "pyarrow", "ray",
-        "sacrebleu",
+        "sacrebleu", "trl", "accelerate",
     ):  # fmt: skip
         try:
             found[name] = metadata.version(name)

@@ -77,6 +77,13 @@ def test_table_metrics_page_and_model(base: Path, finished: Path):
     page = (finished / "report.html").read_text()
     for title in ("Better or not", "How it learnt", "Rewards beside rollouts", "Configuration"):
         assert title in page
+    for card in (finished / "README.md", finished / "model" / "README.md"):
+        assert card.read_text().startswith("---\n")
+        assert "| cluster_f1_strict |" in card.read_text()
+        assert not any(row["reference"] in card.read_text() for row in before.values())
+    assert sorted(path.name.partition("-")[0] for path in (finished / "_work" / "policy").iterdir()) == [
+        "best", "checkpoint", "latest.json",
+    ]  # fmt: skip
     written = {row["report_id"]: row["completion"] for row in table.to_pylist()}
     studies = pq.read_table(base / "_work" / "studies" / "all.parquet").to_pylist()
     own = [row for row in studies if row["report_id"] in written][:3]
