@@ -2,9 +2,10 @@
 
 The lock names host, process and the process's start time. A driver that died on this host is recognised at once; one on
 another host (or in another container) counts as dead after `STALE_AFTER` seconds without a heartbeat. On a local disk
-taking the lock is atomic. Object stores offer no such step through pyarrow: two drivers that start within the same
-second may both believe that they hold it until the next heartbeat, when one notices. That costs work, never results,
-since both would write the same bytes. Hosts are assumed to agree on the time within some seconds.
+taking the lock is atomic. Object stores offer no such step through pyarrow: a driver writes the lock, waits
+`SETTLES_AFTER` seconds and has it if it is still its own. If another one's write took longer than that to arrive, both
+believe that they hold it until the next heartbeat, when one notices. That costs work, never results, since both would
+write the same bytes. Hosts are assumed to agree on the time within some seconds.
 """
 
 from __future__ import annotations
@@ -22,13 +23,15 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 
-from raymedlt.errors import RunConflictError
+from raymedlt.errors import RunConflictError, StorageError
 from raymedlt.storage import Storage
 
 HEARTBEAT_EVERY = 10.0
 """Seconds between two heartbeats."""
 STALE_AFTER = 60.0
 """Seconds without a heartbeat after which a driver on another host counts as dead."""
+SETTLES_AFTER = 2.0
+"""Seconds between writing the lock on an object store and looking whose it is."""
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -81,7 +84,8 @@ class DriverLock:
             if holder is not None and holder.alive():
                 raise _conflict(storage, holder)
             _write(storage, name, driver)
-        if not storage.is_local:  # best effort: of two that wrote at the same moment, the last one stays
+        if not storage.is_local:  # of two that wrote at the same moment, the last one stays
+            time.sleep(SETTLES_AFTER)
             holder = _read(storage, name)
             if holder is not None and holder.id != driver.id:
                 raise _conflict(storage, holder)
@@ -108,7 +112,7 @@ class DriverLock:
             try:
                 if not self._refresh():
                     return
-            except OSError as error:  # the storage is away for a moment; the next beat tries again
+            except (OSError, StorageError) as error:  # the storage is away for a moment; the next beat tries again
                 _LOGGER.warning("heartbeat not written: %s", type(error).__name__)
 
     def _refresh(self) -> bool:

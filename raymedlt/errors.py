@@ -58,6 +58,10 @@ class ConsistencyError(RaymedltError):
     """Counts in and counts out differ, or a stored file doesn't match its ledger entry: a bug or a damaged disk."""
 
 
+class StorageError(RaymedltError):
+    """A disk or object store that can't be read or written now: full, away, or not allowed. The run goes on later."""
+
+
 class InterruptedRun(RaymedltError):
     """SIGTERM or Ctrl-C: the run stopped cleanly and goes on when the same command is given again."""
 

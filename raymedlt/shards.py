@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import Any
 
+from raymedlt.connection import trouble
 from raymedlt.errors import ConsistencyError, RaymedltError, without_message
 from raymedlt.ledger import Ledger, LedgerHandle
 from raymedlt.progress import Progress
@@ -79,6 +80,8 @@ def answer(stage: str, shard: str, handle: LedgerHandle, function: ShardFunction
         do_once(stage, shard, handle, function)
     except RaymedltError as error:
         return {"shard": shard, "error": pickle.dumps(error)}
+    except OSError as error:  # its message is about files and connections
+        return {"shard": shard, "error": pickle.dumps(trouble(f"{stage}/{shard} failed", error))}
     except Exception as error:
         return {"shard": shard, "error": pickle.dumps(without_message(f"{stage}/{shard}", error))}
     return {"shard": shard, "error": b""}

@@ -1,8 +1,11 @@
 """One place that turns a path or URI into files: atomic writes, deterministic Parquet, content hashes.
 
 Everything a job leaves behind goes through a `Storage`. A file appears whole or not at all: on a local disk it is
-written under a temporary name, flushed to the disk and renamed; on an object store it is one put. What a killed writer
-leaves behind starts with "_tmp" and is invisible to every reader here.
+written under a temporary name, flushed to the disk and renamed; on an object store it is one put, or an upload in parts
+that nobody sees before the last of them. What a killed writer leaves behind starts with "_tmp" and is invisible to
+every reader here; the parts of an upload that it left are the bucket's to delete (a lifecycle rule).
+
+A store that is slow or answers with errors is asked again for about a minute, then StorageError says what failed.
 """
 
 from __future__ import annotations
@@ -13,9 +16,12 @@ import os
 import posixpath
 import secrets
 import shutil
-from collections.abc import Iterable, Mapping
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from functools import lru_cache
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -23,7 +29,9 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
+from raymedlt.connection import connection, put, trouble
 from raymedlt.errors import InputError
+from raymedlt.parquetbytes import parquet_bytes
 
 TEMPORARY = "_tmp"
 """Start of the names of files that aren't finished."""
@@ -31,8 +39,8 @@ TEMPORARY = "_tmp"
 ROW_GROUP_ROWS = 16_384
 """Rows in a Parquet row group: fixed, since the bytes of a file follow from it."""
 
-# Their folders are only prefixes of names: making one would leave an empty marker object behind.
-_OBJECT_STORES = frozenset({"s3", "gcs", "abfs"})
+_ABOUT_NAMES = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
+"""What callers ask about and handle: no trouble of the storage."""
 
 
 def sha256_of(data: bytes) -> str:
@@ -87,18 +95,19 @@ class Storage:
     def of(cls, path_or_uri: str) -> Storage:
         """The folder at a local path, or at a URI: file://, s3://, gs://, abfs:// (what pyarrow.fs knows).
 
-        Nothing is created or contacted yet.
+        Nothing is created or contacted yet, but that an s3:// URI without region and endpoint asks AWS for the region.
 
         Raises:
             InputError: an empty path, or a URI that pyarrow can't use.
+            StorageError: AWS doesn't tell the bucket's region.
         """
         if not path_or_uri or "\0" in path_or_uri:
             raise InputError("an empty or unreadable path", "a folder or a URI such as s3://bucket/folder")
         if "://" not in path_or_uri:
             return cls(os.path.abspath(os.path.expanduser(path_or_uri)))
         if path_or_uri.startswith("file://"):
-            return cls(os.path.abspath(_connect(path_or_uri)[1]))
-        _connect(path_or_uri)
+            return cls(os.path.abspath(connection(path_or_uri)[1]))
+        connection(path_or_uri)
         return cls(path_or_uri)
 
     def __repr__(self) -> str:
@@ -121,9 +130,14 @@ class Storage:
         return posixpath.join(f"{parts.scheme}://{user}{at}{host}{parts.path}", self.folder).rstrip("/")
 
     @property
+    def address(self) -> str:
+        """What `of` makes the same storage of: as `uri`, with the connection's settings (print `uri` instead)."""
+        return below(self.location, self.folder) if self.folder else self.location
+
+    @property
     def filesystem(self) -> pafs.FileSystem:
         """The pyarrow file system, for readers that take one beside `path(name)` (Ray Data, pyarrow.dataset)."""
-        return _LOCAL if self.is_local else _connect(self.location)[0]
+        return _LOCAL if self.is_local else connection(self.location)[0]
 
     def path(self, name: str = "") -> str:
         """The path of `name` inside `filesystem`.
@@ -131,7 +145,7 @@ class Storage:
         Raises:
             InputError: `name` is absolute or would leave the folder.
         """
-        root = self.location if self.is_local else _connect(self.location)[1]
+        root = self.location if self.is_local else connection(self.location)[1]
         return posixpath.join(root, self.folder, _checked(name) if name else "").rstrip("/") or "/"
 
     def sub(self, name: str) -> Storage:
@@ -142,11 +156,13 @@ class Storage:
 
     def exists(self, name: str = "") -> bool:
         """Whether there is a file or folder `name`; "" asks for the folder itself."""
-        return bool(self.filesystem.get_file_info(self.path(name)).type != pafs.FileType.NotFound)
+        with self._reading(name):
+            return bool(self.filesystem.get_file_info(self.path(name)).type != pafs.FileType.NotFound)
 
     def size(self, name: str) -> int | None:
         """Bytes of the file `name`; None if there is no such file."""
-        info = self.filesystem.get_file_info(self.path(name))
+        with self._reading(name):
+            info = self.filesystem.get_file_info(self.path(name))
         return int(info.size) if info.type == pafs.FileType.File else None
 
     def open_input(self, name: str) -> pa.NativeFile:
@@ -155,21 +171,22 @@ class Storage:
         Raises:
             FileNotFoundError: there is no such file.
         """
-        return self.filesystem.open_input_file(self.path(_checked(name)))
+        with self._reading(_checked(name)):
+            return self.filesystem.open_input_file(self.path(name))
 
     def read_bytes(self, name: str) -> bytes:
         """All of the file `name`. Raises FileNotFoundError."""
-        with self.open_input(name) as file:
+        with self._reading(name), self.open_input(name) as file:
             return bytes(file.read())
 
     def read_table(self, name: str, columns: list[str] | None = None) -> pa.Table:
         """The Parquet file `name`, or some of its columns. Raises FileNotFoundError."""
-        with self.open_input(name) as file:
+        with self._reading(name), self.open_input(name) as file:
             return pq.read_table(file, columns=columns)
 
     def read_rows(self, name: str, start: int, count: int) -> pa.Table:
         """Rows `start` to `start + count` of the Parquet file `name`; only the row groups that hold them are read."""
-        with self.open_input(name) as file:
+        with self._reading(name), self.open_input(name) as file:
             parquet = pq.ParquetFile(file)
             sizes = [parquet.metadata.row_group(number).num_rows for number in range(parquet.num_row_groups)]
             ends = list(itertools.accumulate(sizes))
@@ -203,6 +220,19 @@ class Storage:
             raise InputError(f"no *.parquet in '{self.uri}/{name}'", "a folder of Parquet files")
         return self.read_tables(names, columns)
 
+    @contextmanager
+    def on_disk(self) -> Iterator[Path]:
+        """The folder on a disk of this machine; a remote one is copied for as long as it is needed."""
+        if self.is_local:
+            yield Path(self.path())
+            return
+        with tempfile.TemporaryDirectory() as copy:
+            for name in self.list_files():
+                target = Path(copy, name)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                target.write_bytes(self.read_bytes(name))
+            yield Path(copy)
+
     def list_files(self, folder: str = "") -> list[str]:
         """Names of the files below `folder` at any depth, sorted, relative to this storage.
 
@@ -215,7 +245,8 @@ class Storage:
         """Names (as `list_files`) and bytes of the files below `folder`, sorted; one listing, no request per file."""
         root = self.path()
         selector = pafs.FileSelector(self.path(folder), allow_not_found=True, recursive=True)
-        found = [info for info in self.filesystem.get_file_info(selector) if info.type == pafs.FileType.File]
+        with self._reading(folder):
+            found = [info for info in self.filesystem.get_file_info(selector) if info.type == pafs.FileType.File]
         named = ((posixpath.relpath(info.path, root), int(info.size)) for info in found)
         return sorted((name, size) for name, size in named if not _ignored(name))
 
@@ -226,25 +257,49 @@ class Storage:
     def _names(self, folder: str, *, recursive: bool) -> list[str]:
         root = self.path()
         selector = pafs.FileSelector(self.path(folder), allow_not_found=True, recursive=recursive)
-        found = self.filesystem.get_file_info(selector)
+        with self._reading(folder):
+            found = self.filesystem.get_file_info(selector)
         kept = (info for info in found if not recursive or info.type == pafs.FileType.File)
         return sorted(posixpath.relpath(info.path.rstrip("/"), root) for info in kept)
 
+    @contextmanager
+    def _reading(self, name: str) -> Iterator[None]:
+        """A store that can't be read isn't a file that can't: for the latter readers reject rows, for the former not."""
+        try:
+            yield
+        except _ABOUT_NAMES:
+            raise
+        except OSError as error:
+            if self.is_local:
+                raise
+            raise trouble(f"'{posixpath.join(self.uri, name)}' can't be read", error) from None
+
     # Writing
+
+    @contextmanager
+    def _writing(self, name: str) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise trouble(f"'{posixpath.join(self.uri, name)}' can't be written", error) from None
 
     def write_bytes(self, name: str, data: bytes, rows: int = 0) -> FileEntry:
         """Write the file `name` whole or not at all; an existing one is replaced.
 
-        Local: temporary file in the same folder, flushed to disk, renamed. Object store: one put.
+        Local: temporary file in the same folder, flushed to disk, renamed. Object store: one put, or one upload.
+
+        Raises:
+            StorageError: the disk is full, the store is away, or writing isn't allowed.
         """
         _checked(name)
-        if self.is_local:
-            _write_local(self.path(name), data)
-        else:
-            if self.filesystem.type_name not in _OBJECT_STORES:
-                self.filesystem.create_dir(posixpath.dirname(self.path(name)), recursive=True)
-            with self.filesystem.open_output_stream(self.path(name)) as stream:
-                stream.write(data)
+        with self._writing(name):
+            if self.is_local:
+                _write_local(self.path(name), data)
+            else:
+                # Not in this thread: a signal that raises between opening and writing would close the stream, and
+                # closing puts what is there so far.
+                with ThreadPoolExecutor(1) as aside:
+                    aside.submit(put, self.filesystem, self.path(name), data).result()
         return FileEntry(name, sha256_of(data), len(data), rows)
 
     def write_table(self, name: str, table: pa.Table, *, row_group_rows: int = ROW_GROUP_ROWS) -> FileEntry:
@@ -256,27 +311,23 @@ class Storage:
 
         Memory: the file is assembled in memory, so one shard must fit.
         """
-        data = _parquet_bytes(_canonical(table), row_group_rows)
+        data = parquet_bytes(table, row_group_rows)
         return self.write_bytes(name, data, rows=table.num_rows)
 
     def delete(self, name: str) -> None:
         """Remove the file `name`; it may be gone already."""
         path = self.path(_checked(name))
-        try:
+        with self._writing(name), suppress(FileNotFoundError):
             self.filesystem.delete_file(path)
-        except FileNotFoundError:
-            return
 
     def delete_folder(self, name: str) -> None:
         """Remove the folder `name` with all it holds; it may be gone already."""
         path = self.path(_checked(name))
-        try:
+        with self._writing(name), suppress(FileNotFoundError):
             if self.is_local:
                 shutil.rmtree(path)
             else:
                 self.filesystem.delete_dir(path)
-        except FileNotFoundError:
-            return
 
     def delete_unfinished(self) -> int:
         """Remove what killed writers left behind; the number of files removed."""
@@ -289,19 +340,20 @@ class Storage:
 _LOCAL = pafs.LocalFileSystem()
 
 
-@lru_cache(maxsize=16)
-def _connect(uri: str) -> tuple[pafs.FileSystem, str]:
-    """The file system of `uri` and the path of its folder in it."""
-    try:
-        filesystem, path = pafs.FileSystem.from_uri(uri)
-    except (pa.ArrowException, ImportError, ValueError) as error:
-        scheme = uri.split("://", 1)[0]  # the rest may hold credentials
-        raise InputError(
-            f"a '{scheme}://' URI that can't be used ({type(error).__name__})",
-            "file://, s3://, gs:// or abfs://, with blanks written as %20",
-            "check the spelling, or give a local path",
-        ) from None
-    return filesystem, path.rstrip("/")
+def below(folder: str, name: str) -> str:
+    """The path or URI of `name` in a folder; what follows a URI's "?" are settings of the connection."""
+    place, mark, settings = folder.partition("?") if "://" in folder else (folder, "", "")
+    return f"{place.rstrip('/')}/{name}{mark}{settings}"
+
+
+def folder_and_name(path_or_uri: str) -> tuple[Storage, str]:
+    """The folder of the file at a path or URI, and the file's name in it. Raises as `Storage.of`."""
+    storage = Storage.of(path_or_uri)
+    if storage.is_local:
+        folder, name = posixpath.split(storage.location)
+        return Storage(folder), name
+    place, mark, settings = path_or_uri.partition("?")
+    return Storage.of(place.rstrip("/").rpartition("/")[0] + mark + settings), posixpath.basename(storage.path())
 
 
 def _checked(name: str) -> str:
@@ -338,32 +390,3 @@ def _write_local(path: str, data: bytes) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _canonical(table: pa.Table) -> pa.Table:
-    metadata = {key: value for key, value in sorted((table.schema.metadata or {}).items()) if key != b"pandas"}
-    fields = [field.with_type(_canonical_type(field.type)) for field in table.schema]
-    return table.cast(pa.schema(fields)).replace_schema_metadata(metadata or None)
-
-
-def _canonical_type(kind: pa.DataType) -> pa.DataType:
-    """Plain values for dictionaries; one name for what lists hold ("item" when made here, "element" when read back)."""
-    if pa.types.is_dictionary(kind):
-        return _canonical_type(kind.value_type)
-    if pa.types.is_struct(kind):
-        return pa.struct([field.with_type(_canonical_type(field.type)) for field in kind])
-    if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
-        element = kind.value_field.with_name("element").with_type(_canonical_type(kind.value_type))
-        if pa.types.is_fixed_size_list(kind):
-            return pa.list_(element, kind.list_size)
-        return pa.large_list(element) if pa.types.is_large_list(kind) else pa.list_(element)
-    return kind
-
-
-def _parquet_bytes(table: pa.Table, row_group_rows: int) -> bytes:
-    sink = pa.BufferOutputStream()
-    with pq.ParquetWriter(sink, table.schema, compression="zstd", compression_level=3) as writer:
-        # Page borders follow the chunks that the writer is given, so each row group is made one chunk first.
-        for start in range(0, table.num_rows, row_group_rows):
-            writer.write_table(table.slice(start, row_group_rows).combine_chunks(), row_group_size=row_group_rows)
-    return bytes(sink.getvalue())

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from raymedlt.config import refuse_credentials, require
+from raymedlt.storage import below
 
 LORA_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj")
 
@@ -173,4 +174,4 @@ class AlignConfig:
     @property
     def base(self) -> str:
         """Where the fine-tuned model lies."""
-        return self.finetuned or f"{self.output.rstrip('/')}/finetune"
+        return self.finetuned or below(self.output, "finetune")

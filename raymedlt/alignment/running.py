@@ -49,7 +49,7 @@ from raymedlt.progress import Progress
 from raymedlt.runreport.words import counted
 from raymedlt.runtime import Cluster, connect, private_by_default, run_shards, run_shards_locally
 from raymedlt.schema import REPORTS, TRAIN
-from raymedlt.storage import Storage, content_hash
+from raymedlt.storage import Storage, below, content_hash
 
 CLUSTER, EXPORT = "cluster", "export"
 CLUSTERS = "clusters"
@@ -137,7 +137,7 @@ class _Run:
             return given
         if self.ledger.done(CLUSTER, "models") is not None:
             self.progress.skip(CLUSTER, "already done")
-            return self.storage.sub(CLUSTERS).uri
+            return self.storage.sub(CLUSTERS).address
         with self.progress.stage(CLUSTER), tempfile.TemporaryDirectory() as folder:
             counts = cluster_phantom(self.base, Path(folder))
             entries = [
@@ -146,7 +146,7 @@ class _Run:
                 if path.is_file()
             ]
             self.ledger.commit(CLUSTER, "models", entries, counts)
-        return self.storage.sub(CLUSTERS).uri
+        return self.storage.sub(CLUSTERS).address
 
     def _learn(self, clusters: str, settings: Settings) -> None:
         if self.ledger.done(LEARN, NAME) is not None:
@@ -255,7 +255,7 @@ def cluster_phantom(base: FinishedRun, folder: Path) -> dict[str, int]:
 def _clusters_of(config: FinetuneConfig) -> str | None:
     """Those of the reports that the model was fine-tuned with; None: of a phantom."""
     if config.text.enriched is not None:
-        return f"{config.text.enriched.rstrip('/')}/model"
+        return below(config.text.enriched, "model")
     return None
 
 

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import pickle
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from raymedlt.alignment.reading import Given
@@ -82,14 +80,7 @@ def opened_clusters(folder: str, severity: str | None = None) -> RewardModel:
     Raises:
         InputError: it holds no cluster models.
     """
-    storage = Storage.of(folder)
-    if storage.is_local:
-        return RewardModel.load(Path(storage.path()), severity=severity)
-    with tempfile.TemporaryDirectory() as local:
-        for name in storage.list_files():
-            path = Path(local, name)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(storage.read_bytes(name))
+    with Storage.of(folder).on_disk() as local:
         return RewardModel.load(local, severity=severity)
 
 

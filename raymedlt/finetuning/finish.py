@@ -39,7 +39,7 @@ from raymedlt.ledger import Ledger, flatten
 from raymedlt.machine import Settings
 from raymedlt.progress import Progress
 from raymedlt.runreport.words import counted
-from raymedlt.storage import FileEntry, Storage, content_hash, sha256_of
+from raymedlt.storage import FileEntry, Storage, below, content_hash, folder_and_name, sha256_of
 
 PAGE = "report.html"
 FINISH = "finish"
@@ -87,9 +87,8 @@ def _weights(name: str | None) -> Iterator[str]:
     if name is None:
         return
     yield name
-    parent, _, file = name.rstrip("/").rpartition("/")
-    if name.endswith(".safetensors"):
-        storage = Storage.of(parent or ("/" if name.startswith("/") else "."))
+    if name.partition("?")[0].endswith(".safetensors"):
+        storage, file = folder_and_name(name)
         yield sha256_of(storage.read_bytes(file)) if storage.exists(file) else ""
     elif "://" in name or os.path.isdir(name):
         yield from (f"{each}:{size}" for each, size in Storage.of(name).sizes())
@@ -182,12 +181,13 @@ def _clusters(config: FinetuneConfig) -> Any:
     """The cluster model of findings, if there is one."""
     folder = config.scoring.clusters
     if folder is None and config.text.enriched is not None:
-        folder = f"{config.text.enriched.rstrip('/')}/model/findings"
+        folder = below(config.text.enriched, "model/findings")
     if folder is None:
         return None
     from raymedlt.clustering import ClusterModel
 
-    return ClusterModel.load(folder)
+    with Storage.of(folder).on_disk() as local:
+        return ClusterModel.load(local)
 
 
 def _pixels(outcome: Outcome, data: Data, storage: Storage) -> Pixels:

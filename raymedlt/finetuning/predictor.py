@@ -8,13 +8,10 @@ B images, S pixels.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
-import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -111,7 +108,7 @@ def load(folder: str, device: str = "cpu") -> ReportWriter:
 def open_writer(storage: Storage, device: str) -> Writer:
     """The model of an exported folder, ready to write."""
     _, about = read_about(storage)
-    with _local(storage) as path:
+    with storage.on_disk() as path:
         model, processing = load_export(path, about)
     return Writer(model.to(device).eval(), processing, device)
 
@@ -133,17 +130,3 @@ def read_about(folder: Storage) -> tuple[Storage, dict[str, Any]]:
             f"{ABOUT} of format {about.get('format')}", f"format {FORMAT}", "use the version of raymedlt that made it"
         )
     return storage, about
-
-
-@contextlib.contextmanager
-def _local(storage: Storage) -> Iterator[Path]:
-    """The folder on this machine; a remote one is copied for as long as it is needed."""
-    if storage.is_local:
-        yield Path(storage.path())
-        return
-    with tempfile.TemporaryDirectory() as name:
-        for file in storage.list_files():
-            path = Path(name) / file
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(storage.read_bytes(file))
-        yield Path(name)

@@ -12,12 +12,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv as pacsv
-import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from raymedlt.errors import InputError
-from raymedlt.storage import Storage
+from raymedlt.storage import Storage, folder_and_name
 
 NOT_UTF8 = "not UTF-8 text"
 LINE_BREAK = "a line break inside a cell (is a quote left open?)"
@@ -46,14 +45,10 @@ def locate(path: str) -> tuple[Storage, str]:
     Raises:
         InputError: there is no such file.
     """
-    storage = Storage.of(path)
-    if storage.filesystem.get_file_info(storage.path()).type != pafs.FileType.File:
-        raise InputError(f"no file '{storage.uri}'", "a CSV (.csv, .csv.gz, .tsv) or Parquet file", _FIX)
-    if storage.is_local:
-        folder, _, name = storage.location.rpartition("/")
-        return Storage.of(folder or "/"), name
-    address, mark, query = path.partition("?")
-    return Storage.of(address.rpartition("/")[0] + mark + query), storage.path().rpartition("/")[2]
+    storage, name = folder_and_name(path)
+    if storage.size(name) is None:
+        raise InputError(f"no file '{storage.uri}/{name}'", "a CSV (.csv, .csv.gz, .tsv) or Parquet file", _FIX)
+    return storage, name
 
 
 def column_names(storage: Storage, name: str) -> list[str]:

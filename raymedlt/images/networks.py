@@ -10,7 +10,7 @@ import timm
 from torch import Tensor
 
 from raymedlt.errors import ConfigError, InputError
-from raymedlt.storage import Storage
+from raymedlt.storage import Storage, folder_and_name
 
 GREY_MEAN, GREY_STD = 0.5, 0.25
 """Normalisation of a network with a random start (pixels in [0, 1]): about those of chest X-rays."""
@@ -25,9 +25,9 @@ def weights_bytes(weights: str, key: str) -> bytes:
     Raises:
         InputError: there is none.
     """
-    parent, _, name = weights.rstrip("/").rpartition("/")
-    if weights.endswith(".safetensors"):
-        storage, names = Storage.of(parent or ("/" if weights.startswith("/") else ".")), [name]
+    storage, name = folder_and_name(weights)
+    if name.endswith(".safetensors"):
+        names = [name]
     else:
         names = [f"{folder}{file}" for folder in ("", "model/") for file in ("model.safetensors", FIRST_MEMBER)]
         storage = Storage.of(weights)

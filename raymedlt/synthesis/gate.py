@@ -28,13 +28,13 @@ import safetensors.numpy
 
 from raymedlt.classifier import Classifier, load
 from raymedlt.errors import InputError
-from raymedlt.storage import Storage
+from raymedlt.storage import Storage, below
 from raymedlt.synthesis.agreement import Agreement, Evidence, tune
 from raymedlt.synthesis.broken import check_image
 from raymedlt.synthesis.copies import CopySearch, Nearest, build_index, fit_copies, repeats
 from raymedlt.synthesis.features import classifier_features, lite0_features
 from raymedlt.synthesis.fingerprint import Fingerprint
-from raymedlt.synthesis.gate_folder import below, classifier_files, verified
+from raymedlt.synthesis.gate_folder import classifier_files, verified
 from raymedlt.synthesis.outliers import Outliers, fit_outliers, reference_rows
 from raymedlt.synthesis.settings import GateSettings
 

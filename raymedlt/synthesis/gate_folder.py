@@ -12,12 +12,6 @@ from raymedlt.storage import Storage, sha256_of
 CLASSIFIER_ABOUT = "classifier.json"
 
 
-def below(folder: str, name: str) -> str:
-    """The path or URI of a folder in `folder`; what follows a "?" are settings of the connection."""
-    place, mark, connection = folder.partition("?") if "://" in folder else (folder, "", "")
-    return f"{place.rstrip('/')}/{name}{mark}{connection}"
-
-
 def verified(storage: Storage, name: str, digest: str) -> bytes:
     """A file of the gate, or ConsistencyError if it isn't what was written."""
     try:

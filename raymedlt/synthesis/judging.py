@@ -25,11 +25,11 @@ from raymedlt.ledger import Ledger, LedgerHandle
 from raymedlt.machine import Settings
 from raymedlt.schema import SYNTHETIC_IMAGES, TEST, TRAIN, VALIDATION
 from raymedlt.shards import ShardFunction
-from raymedlt.storage import Storage
+from raymedlt.storage import Storage, below
 from raymedlt.synthesis.agreement import NOT_SHOWN
 from raymedlt.synthesis.config import SynthesizeConfig
 from raymedlt.synthesis.gate import REPEAT, Gate, Verdict
-from raymedlt.synthesis.gate_folder import CLASSIFIER_ABOUT, below, classifier_files
+from raymedlt.synthesis.gate_folder import CLASSIFIER_ABOUT, classifier_files
 from raymedlt.synthesis.teaching import entries_of
 
 FIT_GATE, JUDGE, ACCEPT = "gate", "judge", "accept"

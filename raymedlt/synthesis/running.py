@@ -29,7 +29,7 @@ from raymedlt.progress import Progress
 from raymedlt.runtime import Cluster, connect, private_by_default, run_shards, run_shards_locally
 from raymedlt.schema import TRAIN
 from raymedlt.shards import ShardFunction
-from raymedlt.storage import Storage, content_hash, sha256_of
+from raymedlt.storage import Storage, below, content_hash, sha256_of
 from raymedlt.synthesis import finish
 from raymedlt.synthesis.agreement import Agreement
 from raymedlt.synthesis.config import SynthesizeConfig, data_of
@@ -38,7 +38,7 @@ from raymedlt.synthesis.distributed import teach_on_ray
 from raymedlt.synthesis.drawing import DRAW, MakeDrawer, write_plan
 from raymedlt.synthesis.folder import generator_hash, generator_size
 from raymedlt.synthesis.gate import Gate
-from raymedlt.synthesis.gate_folder import below, classifier_files
+from raymedlt.synthesis.gate_folder import classifier_files
 from raymedlt.synthesis.judging import GATE, JUDGE, MakeJudge, accept, fit_gate
 from raymedlt.synthesis.plan import Plan, make_plan
 from raymedlt.synthesis.teaching import LEARN, Teach, learning_of, paths_of

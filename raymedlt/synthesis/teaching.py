@@ -22,12 +22,11 @@ from raymedlt.images.sampling import repeat_factors
 from raymedlt.ledger import LedgerHandle
 from raymedlt.machine import Settings
 from raymedlt.schema import TRAIN, VALIDATION
-from raymedlt.storage import FileEntry, Storage, sha256_of
+from raymedlt.storage import FileEntry, Storage, below, sha256_of
 from raymedlt.synthesis.adapters import save_adapters
 from raymedlt.synthesis.autoencoder import train_autoencoder, train_decoder
 from raymedlt.synthesis.config import SynthesizeConfig
 from raymedlt.synthesis.folder import generator_hash, load_generator, save_generator
-from raymedlt.synthesis.gate_folder import below
 from raymedlt.synthesis.generator import Generator
 from raymedlt.synthesis.learning import TrainingRows, encode_images, held_out_losses, learn
 from raymedlt.synthesis.loop import LoopSettings

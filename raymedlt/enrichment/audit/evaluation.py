@@ -27,7 +27,7 @@ from raymedlt.reports.vocabulary import tables_hash
 from raymedlt.runreport.page import render
 from raymedlt.runtime import private_by_default
 from raymedlt.schema import INJECTIONS
-from raymedlt.storage import FileEntry, Storage, content_hash, sha256_of
+from raymedlt.storage import FileEntry, Storage, below, content_hash, sha256_of
 
 STAGE = "evaluate"
 PAGE, RESULT = "report.html", "evaluation.json"
@@ -226,7 +226,7 @@ class _Audit:
     def _read_back(self) -> readback.ReadBack | None:
         if self.config.sheet.read is None:
             return None
-        key = self.config.sheet.key or f"{self.config.output.rstrip('/')}/{SHEET_KEY}"
+        key = self.config.sheet.key or below(self.config.output, SHEET_KEY)
         with self.progress.stage("readers"):
             read = readback.read_sheet(self.config.sheet.read, readback.read_key(key))
         rejected, allowed = read.rejected.num_rows, self.config.max_rejected

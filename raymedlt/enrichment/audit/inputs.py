@@ -7,7 +7,7 @@ import io
 import posixpath
 
 from raymedlt.errors import InputError
-from raymedlt.storage import Storage
+from raymedlt.storage import folder_and_name
 
 
 def read_file(path: str, key: str) -> bytes:
@@ -19,9 +19,9 @@ def read_file(path: str, key: str) -> bytes:
     Raises:
         InputError: it can't be read.
     """
-    folder, _, name = path.rpartition("/")
     try:
-        return Storage.of(folder or ("/" if path.startswith("/") else ".")).read_bytes(name)
+        storage, name = folder_and_name(path)
+        return storage.read_bytes(name)
     except OSError as error:
         raise InputError(
             f"the file of --{key} can't be read ({type(error).__name__})", "a file", f"check --{key}"

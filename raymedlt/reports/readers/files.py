@@ -11,7 +11,7 @@ from typing import BinaryIO, cast
 import pyarrow.fs as pafs
 
 from raymedlt.errors import InputError
-from raymedlt.storage import Storage, content_hash
+from raymedlt.storage import Storage, content_hash, folder_and_name
 
 _CHECK_PATH = "check --reports.path and --reports.format"
 
@@ -29,22 +29,20 @@ def locate(path: str, suffixes: Sequence[str] = ()) -> tuple[Storage, tuple[str,
     storage = Storage.of(path)
     kind = storage.filesystem.get_file_info(storage.path()).type
     if kind == pafs.FileType.File:
-        if storage.is_local:
-            folder, _, name = storage.location.rpartition("/")
-            return Storage.of(folder or "/"), (name,)
-        address, mark, query = path.partition("?")
-        return Storage.of(address.rpartition("/")[0] + mark + query), (storage.path().rpartition("/")[2],)
+        storage, name = folder_and_name(path)
+        return storage, (name,)
     if kind == pafs.FileType.Directory:
         names = tuple(name for name in storage.list_files() if name.lower().endswith(tuple(suffixes)))
         if not names:
             raise InputError(f"no {' or '.join(suffixes)} file in '{storage.uri}'", "at least one", _CHECK_PATH)
         return storage, names
-    wildcard = re.search(r"[*[]" if "://" in path else r"[*?[]", path)
+    path, mark, settings = path.partition("?") if "://" in path else (path, "", "")
+    wildcard = re.search(r"[*?[]", path)
     if wildcard is None:
         raise InputError(f"no file or folder '{storage.uri}'", "a file, a folder or a glob", _CHECK_PATH)
     root, _, _ = path[: wildcard.start()].rpartition("/")
     pattern = _glob_pattern(path[len(root) + 1 if root or path.startswith("/") else 0 :])
-    storage = Storage.of(root or ("/" if path.startswith("/") else "."))
+    storage = Storage.of((root or ("/" if path.startswith("/") else ".")) + mark + settings)
     names = tuple(name for name in storage.list_files() if pattern.fullmatch(name))
     if not names:
         raise InputError(f"no file matches the glob below '{storage.uri}'", "at least one", _CHECK_PATH)

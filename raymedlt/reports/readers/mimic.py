@@ -22,7 +22,7 @@ from raymedlt.reports.readers.files import BROKEN, damaged, fingerprint, open_bi
 from raymedlt.reports.readers.rows import require
 from raymedlt.reports.records import MAX_CHARS, NOT_UTF8, Row, make_row, reject, tables, too_long
 from raymedlt.reports.sections import parse_sections
-from raymedlt.storage import Storage, content_hash
+from raymedlt.storage import Storage, content_hash, folder_and_name
 
 REPORTS_PER_UNIT = 2_000
 
@@ -117,9 +117,9 @@ class MimicReader:
     def _side_tables(self) -> list[tuple[str, Storage, str]]:
         """(kind, where, name) of the tables that are there."""
         places = [self.root]
-        folder, _, last = self.root.location.rpartition("/")
-        if last == "files" and not self.root.folder:
-            places.append(Storage.of(folder or "/"))
+        parent, last = folder_and_name(self.root.address)
+        if last == "files":
+            places.append(parent)
         found: dict[str, tuple[str, Storage, str]] = {}
         for place in places:
             for name in place.entries():
