@@ -154,7 +154,9 @@ class _Handler(BaseHTTPRequestHandler):
         for name, value in reply.getheaders():
             if name.lower() not in (*_OF_A_CONNECTION, "server", "date"):
                 self.send_header(name, value)
-        self.send_header("Content-Length", reply.headers["Content-Length"] if self.command == "HEAD" else str(len(data)))
+        self.send_header(
+            "Content-Length", reply.headers["Content-Length"] if self.command == "HEAD" else str(len(data))
+        )
         self.end_headers()
         self.wfile.write(data[: len(data) // 2] if fault == "cut" else data)
         self.close_connection = fault == "cut" or self.close_connection

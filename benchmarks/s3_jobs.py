@@ -1,0 +1,147 @@
+"""Every job on an S3 server on loopback, beside the same job on a local folder.
+
+    python benchmarks/s3_jobs.py                        # all jobs at smoke sizes; a quarter of an hour on two cores
+    python benchmarks/s3_jobs.py --jobs enrich evaluate
+
+Each job runs with a local --output, with an s3:// one, and the latter again. Bars: exit code 0; the second run finds
+everything done; every file has the same sha256, but for those that name folders and times. What
+one job leaves is another's input (--run, --finetuned) from the same place.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from common import openi_reports, report
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "tests" / "worlds"))
+
+NAMES_PLACES = ("README.md", "config.yaml", "manifest.json", "report.html", "timings.json")
+"""Files, in any folder, that say where the run lies or how long it took, or list such files."""
+
+WORDS: dict[str, list[str]] = {
+    "enrich": ["--reports.path={root}/reports.csv", "--reports.format=csv", "--output={root}/enrich"],
+    "evaluate": ["--run={root}/enrich", "--output={root}/evaluate"],
+    "classify": [
+        "--phantom.images=1500", "--phantom.test_images=300", "--phantom.test_positives=20",
+        "--training.stage2_epochs=3", "--output={root}/classify",
+    ],
+    "synthesize": [
+        "--phantom.images=1100", "--phantom.test_images=60", "--phantom.test_positives=5", "--phantom.classes=6",
+        "--images.size=32", "--labels.min_positives=5", "--classifier.epochs=2", "--generator.small.size=32",
+        "--generator.small.unet_channels=[32,64]", "--generator.small.vae_channels=[16,16,32]",
+        "--generator.autoencoder.steps=40", "--generator.autoencoder.decoder_steps=20", "--learning.steps=40",
+        "--plan.groups=all", "--plan.count=40", "--gate.least_positives=2", "--sampling.steps=4",
+        "--output={root}/synthesize",
+    ],
+    "finetune": [
+        "--phantom.images=400", "--phantom.test_images=40", "--phantom.classes=6", "--images.size=32",
+        "--model.small_width=48", "--model.small_heads=2", "--training.seeing_epochs=1", "--training.epochs=1",
+        "--generation.max_tokens=40", "--output={root}/finetune",
+    ],
+    "align": [
+        "--finetuned={root}/finetune", "--rollouts.prompts=2", "--rollouts.generations=4",
+        "--rollouts.max_tokens=40", "--training.steps=4", "--training.micro_batch=4",
+        "--training.checkpoint_steps=2", "--training.validation=16", "--output={root}/align",
+    ],
+}  # fmt: skip
+"""Arguments of the jobs, in an order in which what one needs is there; as in .ci/run."""
+
+
+def run(name: str, root: str) -> tuple[subprocess.CompletedProcess[str], float]:
+    """The job as a user starts it, and its seconds."""
+    began = time.monotonic()
+    words = [word.format(root=root) for word in WORDS[name]]
+    told = subprocess.run(
+        [sys.executable, f"jobs/{name}.py", *words], cwd=ROOT, capture_output=True, text=True, check=False,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    return told, round(time.monotonic() - began, 1)
+
+
+def compared(name: str, local: str, remote: str, requests: Any) -> tuple[dict[str, Any], list[str]]:
+    """What the job did in both places, and the bars that it missed."""
+    from raymedlt.storage import Storage, below, sha256_of
+
+    plain, plain_seconds = run(name, local)
+    before = requests()
+    there, seconds = run(name, remote)
+    asked = requests() - before
+    if plain.returncode or there.returncode:
+        ends = {"local": plain.stderr[-1500:], "s3": there.stderr[-1500:]}
+        return {"exit codes": [plain.returncode, there.returncode], "ends": ends}, [f"{name}: failed"]
+    before = requests()
+    again, again_seconds = run(name, remote)
+    figures: dict[str, Any] = {
+        "exit codes": [plain.returncode, there.returncode, again.returncode],
+        "seconds": {"local": plain_seconds, "s3": seconds, "s3 again": again_seconds},
+        "requests": {"s3": asked, "s3 again": requests() - before},
+    }
+    folders = [Storage.of(below(root, name)) for root in (local, remote)]
+    figures["objects"] = len(folders[1].list_files())
+    listed = [
+        {each: sha256_of(folder.read_bytes(each)) for each in folder.list_files() if not each.startswith("_ledger/")}
+        for folder in folders
+    ]
+    differ = sorted(each for each in {**listed[0], **listed[1]} if listed[0].get(each) != listed[1].get(each))
+    figures["files"] = len(listed[1])
+    figures["files that differ"] = differ
+    missed = []
+    if again.returncode or "already done" not in again.stderr:
+        missed.append(f"{name}: the second run did something: {again.stderr[-300:]}")
+    if wrong := [each for each in differ if each.rsplit("/", 1)[-1] not in NAMES_PLACES]:
+        missed.append(f"{name}: {len(wrong)} files differ, first '{wrong[0]}'")
+    if there.stdout.splitlines()[-1] != f"{folders[1].uri}/report.html":
+        missed.append(f"{name}: the last line is '{there.stdout.splitlines()[-1]}'")
+    return figures, missed
+
+
+def main() -> None:
+    from s3_world import BUCKET, environment_of, s3_server
+
+    from raymedlt.storage import Storage
+
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--jobs", nargs="+", choices=list(WORDS), default=list(WORDS))
+    parser.add_argument("--reports", type=int, default=1000, help="real OpenI reports that enrich is given")
+    given = parser.parse_args()
+    figures: dict[str, Any] = {}
+    missed: list[str] = []
+    with tempfile.TemporaryDirectory() as local:
+        log = Path(local) / "server.log"
+        with s3_server(log) as port:
+            os.environ |= environment_of(port)
+            remote = f"s3://{BUCKET}/runs"
+            data = csv_of(openi_reports().slice(0, given.reports))
+            for root in (local, remote):
+                Storage.of(root).write_bytes("reports.csv", data)
+            for name in given.jobs:
+                figures[name], failed = compared(name, local, remote, lambda: log.read_text().count('HTTP/1.1"'))
+                missed += failed
+                print(f"{name}: {json.dumps(figures[name])}", file=sys.stderr, flush=True)
+    report("s3_jobs", {"jobs": figures, "missed": missed})
+    raise SystemExit(1 if missed else 0)
+
+
+def csv_of(reports: Any) -> bytes:
+    """The columns that jobs/enrich.py reads from a CSV file."""
+    import pyarrow as pa
+    import pyarrow.csv as pacsv
+
+    sink = pa.BufferOutputStream()
+    names = ["report_id", "study_id", "patient_id", "split", "findings", "impression", "indication"]
+    pacsv.write_csv(reports.select(names), sink)
+    return bytes(sink.getvalue())
+
+
+if __name__ == "__main__":
+    main()
