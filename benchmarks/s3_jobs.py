@@ -25,8 +25,10 @@ from common import openi_reports, report
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tests" / "worlds"))
 
-NAMES_PLACES = ("README.md", "config.yaml", "manifest.json", "report.html", "timings.json")
+NAMES_PLACES = ("README.md", "config.yaml", "manifest.json", "model.json", "report.html", "timings.json")
 """Files, in any folder, that say where the run lies or how long it took, or list such files."""
+NAMED_BY_PLACES = ("_ledger/", "_work/read/")
+"""Folders of markers, and of what was read, named by the time of change of the input."""
 
 WORDS: dict[str, list[str]] = {
     "enrich": ["--reports.path={root}/reports.csv", "--reports.format=csv", "--output={root}/enrich"],
@@ -55,14 +57,17 @@ WORDS: dict[str, list[str]] = {
     ],
 }  # fmt: skip
 """Arguments of the jobs, in an order in which what one needs is there; as in .ci/run."""
+WORDS["enrich-ray"] = [*WORDS["enrich"][:2], "--ray_from=0", "--workers=2", "--output={root}/enrich-ray"]
+WORDS["finetune-ray"] = [*WORDS["finetune"][:-1], "--training.replicas=2", "--output={root}/finetune-ray"]
 
 
 def run(name: str, root: str) -> tuple[subprocess.CompletedProcess[str], float]:
     """The job as a user starts it, and its seconds."""
     began = time.monotonic()
-    words = [word.format(root=root) for word in WORDS[name]]
+    job = name.partition("-")[0]
     told = subprocess.run(
-        [sys.executable, f"jobs/{name}.py", *words], cwd=ROOT, capture_output=True, text=True, check=False,
+        [sys.executable, f"jobs/{job}.py", *(word.format(root=root) for word in WORDS[name])],
+        cwd=ROOT, capture_output=True, text=True, check=False,
         env=os.environ | {"PYTHONPATH": str(ROOT)},
     )  # fmt: skip
     return told, round(time.monotonic() - began, 1)
@@ -89,7 +94,11 @@ def compared(name: str, local: str, remote: str, requests: Any) -> tuple[dict[st
     folders = [Storage.of(below(root, name)) for root in (local, remote)]
     figures["objects"] = len(folders[1].list_files())
     listed = [
-        {each: sha256_of(folder.read_bytes(each)) for each in folder.list_files() if not each.startswith("_ledger/")}
+        {
+            each: sha256_of(folder.read_bytes(each))
+            for each in folder.list_files()
+            if not each.startswith(NAMED_BY_PLACES)
+        }
         for folder in folders
     ]
     differ = sorted(each for each in {**listed[0], **listed[1]} if listed[0].get(each) != listed[1].get(each))

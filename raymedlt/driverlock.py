@@ -102,10 +102,13 @@ class DriverLock:
             return
         self._stop.set()
         self._thread.join(timeout=30)
-        with _one_at_a_time(self._storage, self._name):
-            holder = _read(self._storage, self._name)
-            if holder is not None and holder.id == self._driver.id:
-                self._storage.delete(self._name)
+        try:
+            with _one_at_a_time(self._storage, self._name):
+                holder = _read(self._storage, self._name)
+                if holder is not None and holder.id == self._driver.id:
+                    self._storage.delete(self._name)
+        except (OSError, StorageError) as error:  # the trouble that ended the run is what the user should read
+            _LOGGER.warning("lock not removed (%s): it is free when this process has ended", type(error).__name__)
 
     def _beat(self) -> None:
         while not self._stop.wait(HEARTBEAT_EVERY):

@@ -179,10 +179,10 @@ class Storage:
         with self._reading(name), self.open_input(name) as file:
             return bytes(file.read())
 
-    def read_table(self, name: str, columns: list[str] | None = None) -> pa.Table:
-        """The Parquet file `name`, or some of its columns. Raises FileNotFoundError."""
+    def read_table(self, name: str, columns: list[str] | None = None, filters: Any = None) -> pa.Table:
+        """The Parquet file `name`, or some of its columns, or rows (as pyarrow filters). Raises FileNotFoundError."""
         with self._reading(name), self.open_input(name) as file:
-            return pq.read_table(file, columns=columns)
+            return pq.read_table(file, columns=columns, filters=filters)
 
     def read_rows(self, name: str, start: int, count: int) -> pa.Table:
         """Rows `start` to `start + count` of the Parquet file `name`; only the row groups that hold them are read."""
@@ -264,7 +264,7 @@ class Storage:
 
     @contextmanager
     def _reading(self, name: str) -> Iterator[None]:
-        """A store that can't be read isn't a file that can't: for the latter readers reject rows, for the former not."""
+        """A store that can't be read isn't a file that can't: only for the latter readers reject rows."""
         try:
             yield
         except _ABOUT_NAMES:

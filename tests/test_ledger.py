@@ -3,7 +3,6 @@
 import json
 import os
 import pickle
-import secrets
 import signal
 import subprocess
 import sys
@@ -16,13 +15,6 @@ from raymedlt import driverlock
 from raymedlt.errors import ConsistencyError, InputError, RunConflictError
 from raymedlt.ledger import Ledger, flatten
 from raymedlt.storage import Storage
-
-
-@pytest.fixture(params=["local", "remote"])
-def storage(request, tmp_path):
-    if request.param == "local":
-        return Storage.of(str(tmp_path / "out"))
-    return Storage.of(f"fsspec+memory://bucket-{secrets.token_hex(4)}/out")
 
 
 @pytest.fixture

@@ -16,7 +16,6 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from raymedlt.config import EnrichConfig
 from raymedlt.embedding.encoder import Precision, load_encoder
@@ -87,9 +86,7 @@ class ArrangeShard:
         storage = self.handle.storage
         first, last = self.ranges[shard]
         wanted = [("report_id", ">=", first), ("report_id", "<=", last)]
-        tables = [
-            pq.read_table(storage.path(part), filesystem=storage.filesystem, filters=wanted) for part in self.parts
-        ]
+        tables = [storage.read_table(part, filters=wanted) for part in self.parts]
         rows = sorted(pa.concat_tables(tables).to_pylist(), key=_content)
         kept: list[dict[str, Any]] = []
         extra: list[dict[str, Any]] = []

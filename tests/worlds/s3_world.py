@@ -155,7 +155,7 @@ class _Handler(BaseHTTPRequestHandler):
             if name.lower() not in (*_OF_A_CONNECTION, "server", "date"):
                 self.send_header(name, value)
         self.send_header(
-            "Content-Length", reply.headers["Content-Length"] if self.command == "HEAD" else str(len(data))
+            "Content-Length", reply.headers.get("Content-Length", 0) if self.command == "HEAD" else str(len(data))
         )
         self.end_headers()
         self.wfile.write(data[: len(data) // 2] if fault == "cut" else data)
