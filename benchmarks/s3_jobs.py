@@ -25,7 +25,9 @@ from common import openi_reports, report
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tests" / "worlds"))
 
-NAMES_PLACES = ("README.md", "config.yaml", "manifest.json", "model.json", "report.html", "timings.json")
+NAMES_PLACES = (
+    "README.md", "config.yaml", "evaluation.json", "manifest.json", "model.json", "report.html", "timings.json",
+)  # fmt: skip
 """Files, in any folder, that say where the run lies or how long it took, or list such files."""
 NAMED_BY_PLACES = ("_ledger/", "_work/read/")
 """Folders of markers, and of what was read, named by the time of change of the input."""
@@ -93,21 +95,15 @@ def compared(name: str, local: str, remote: str, requests: Any) -> tuple[dict[st
     }
     folders = [Storage.of(below(root, name)) for root in (local, remote)]
     figures["objects"] = len(folders[1].list_files())
-    listed = [
-        {
-            each: sha256_of(folder.read_bytes(each))
-            for each in folder.list_files()
-            if not each.startswith(NAMED_BY_PLACES)
-        }
-        for folder in folders
-    ]
+    listed = [{each: sha256_of(folder.read_bytes(each)) for each in folder.list_files()} for folder in folders]
     differ = sorted(each for each in {**listed[0], **listed[1]} if listed[0].get(each) != listed[1].get(each))
     figures["files"] = len(listed[1])
     figures["files that differ"] = differ
     missed = []
     if again.returncode or "already done" not in again.stderr:
         missed.append(f"{name}: the second run did something: {again.stderr[-300:]}")
-    if wrong := [each for each in differ if each.rsplit("/", 1)[-1] not in NAMES_PLACES]:
+    allowed = [each for each in differ if each.startswith(NAMED_BY_PLACES) or each.rsplit("/", 1)[-1] in NAMES_PLACES]
+    if wrong := sorted({*differ} - {*allowed}):
         missed.append(f"{name}: {len(wrong)} files differ, first '{wrong[0]}'")
     if there.stdout.splitlines()[-1] != f"{folders[1].uri}/report.html":
         missed.append(f"{name}: the last line is '{there.stdout.splitlines()[-1]}'")
