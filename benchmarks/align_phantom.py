@@ -4,12 +4,12 @@
     python benchmarks/align_phantom.py --output runs/align_phantom --runs runs/omissions
 
 For each seed (another phantom, split and start) `python jobs/finetune.py` trains a model on the original reports, and
-`python jobs/align.py` goes on from it with its default reward (strict cluster F1 and the F1 of findings), with the strict
-cluster F1 alone and with exact sentences alone. All write reports for the same held-out studies. Over the studies of all
-seeds together: scores, differences to the fine-tuned models and between the two lone rewards, with 95 % intervals from
-the same resamples of patients and p of a paired randomisation test; and processor minutes of an alignment. It fails
-unless the default raises the strict cluster F1 and the F1 of findings against the complete truth, both intervals above 0,
-within MINUTES.
+`python jobs/align.py` goes on from it with its default reward (strict cluster F1 and the F1 of findings), with the
+strict cluster F1 alone and with exact sentences alone. All write reports for the same held-out studies. Over the
+studies of all seeds together: scores, differences to the fine-tuned models and between the two lone rewards, with 95 %
+intervals from the same resamples of patients and p of a paired randomisation test; and processor minutes of an
+alignment. It fails unless the default raises the strict cluster F1 and the F1 of findings against the complete truth,
+both intervals above 0, within MINUTES.
 """
 
 from __future__ import annotations
