@@ -21,6 +21,9 @@ class RolloutsConfig:
     """Studies per step, over all replicas."""
     generations: int = 8
     """Completions of each (G); advantages are relative to their mean. The release's: 8."""
+    engine: Literal["transformers", "vllm"] = "transformers"
+    """Who draws completions. vllm: much quicker where a model has billions of weights; needs a GPU, `pip install
+    'trl[vllm]'`, and one of Hugging Face's models. A completion is then rewarded when its batch is done."""
     batch: int = 0
     """Completions that a replica generates together. 0: all of a step. Each is rewarded as soon as it ends, while
     others are still being generated; smaller batches need less memory and hide more of a slow reward's time, and take

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import os
 import tempfile
 import warnings
@@ -29,6 +30,7 @@ from raymedlt.evaluation.findings import claims_of
 from raymedlt.finetuning.finished import FinishedRun
 from raymedlt.finetuning.generation import Writer
 from raymedlt.finetuning.lora import language_part
+from raymedlt.finetuning.model import ComposedModel
 from raymedlt.finetuning.studies import Studies
 from raymedlt.ledger import LedgerHandle
 from raymedlt.machine import Settings
@@ -109,6 +111,8 @@ def _trainer(
 ) -> tuple[OverlappedGRPOTrainer, Account]:
     config, own = task.config, task.config.training
     writer, studies = task.base.writer(task.settings.device), task.base.studies()
+    if config.rollouts.engine == "vllm":
+        _check_vllm(writer.model, task.settings)
     names = config.rewards.use
     account = Account(config, pool, storage, said, kept)
     trainer = OverlappedGRPOTrainer(
@@ -138,6 +142,8 @@ def arguments(config: AlignConfig, settings: Settings, folder: str) -> Line:
     own, rollouts = config.training, config.rollouts
     share = rollouts.prompts * rollouts.generations // own.replicas
     more: Line = {}
+    if rollouts.engine == "vllm":
+        more |= {"use_vllm": True, "vllm_mode": "colocate"}
     if own.zero:
         more["deepspeed"] = _zero(own.zero)
     return {
@@ -174,6 +180,17 @@ def arguments(config: AlignConfig, settings: Settings, folder: str) -> Line:
         "dataloader_pin_memory": settings.device == "cuda",
         **more,
     }
+
+
+def _check_vllm(model: Any, settings: Settings) -> None:
+    """Raises ConfigError where vLLM can't draw a model's completions."""
+    key, instead = "rollouts.engine is 'vllm'", "take rollouts.engine transformers"
+    if isinstance(model, ComposedModel):
+        raise ConfigError(f"{key}, and the model is composed", "one of Hugging Face's models", instead)
+    if settings.device != "cuda":
+        raise ConfigError(f"{key}, and the training is on {settings.device}", "a GPU", instead)
+    if importlib.util.find_spec("vllm") is None:
+        raise ConfigError(f"{key}, and vllm isn't installed", "it beside TRL", "pip install 'trl[vllm]'")
 
 
 def _zero(stage: int) -> Line:
