@@ -57,8 +57,9 @@ def trained(
     base: Any, folder: str, pool: Callable[[], Any], said: Callable[[dict[str, Any]], None], deadline: float = 120.0
 ) -> list[dict[str, Any]]:
     """STEPS steps; a line for each."""
+    from raymedlt.alignment.account import history_of
     from raymedlt.alignment.config import AlignConfig, PolicyConfig, RewardsConfig, RolloutsConfig
-    from raymedlt.alignment.learning import PolicyTask, history_of, learn
+    from raymedlt.alignment.learning import PolicyTask, learn
     from raymedlt.ledger import LedgerHandle
     from raymedlt.machine import Settings
     from raymedlt.storage import Storage

@@ -34,6 +34,7 @@ from typing import Any
 from common import report
 
 TARGETS = {"exposed": 0.10, "step": 1.05, "free": 1.02, "cache": 5.0}
+SIDES = ("trl", "ours", "ours micro")
 COSTS = (0.0, 0.25, 1.0)
 STEPS, WARM = 8, 2
 PROMPTS, GENERATIONS, MICRO_BATCHES = 12, 8, 12
@@ -184,48 +185,52 @@ def medians(found: dict[str, Any]) -> dict[str, float]:
 
 
 def overlap(folder: str, rounds: int) -> tuple[dict[str, Any], list[str]]:
-    """The remote judge."""
+    """The remote judge. A side's steps with a judge are compared to its steps without one in the same round."""
     missed: list[str] = []
-    free: list[dict[str, dict[str, Any]]] = []
+    found: list[dict[str, list[dict[str, Any]]]] = []
     for number in range(rounds):
-        order = ("trl", "ours", "ours micro") if number % 2 == 0 else ("ours micro", "ours", "trl")
-        free.append({name: side(folder, name) for name in order})
-    base = {name: statistics.median(medians(each[name])["seconds"] for each in free) for name in free[0]}
-    generation = {name: statistics.median(medians(each[name])["generation"] for each in free) for name in free[0]}
-    ratio = statistics.median(medians(each["ours"])["seconds"] / medians(each["trl"])["seconds"] for each in free)
+        turn: dict[str, list[dict[str, Any]]] = {}
+        for name in SIDES if number % 2 == 0 else SIDES[::-1]:
+            free = side(folder, name)
+            each = medians(free)["generation"] / (PROMPTS * GENERATIONS)
+            turn[name] = [free, *(side(folder, name, cost * each) for cost in COSTS[1:])]
+        found.append(turn)
+
+    turns = [{name: [medians(each) for each in runs] for name, runs in turn.items()} for turn in found]
+
+    def middle(of: tuple[str, int, str], over: tuple[str, int, str] | None = None) -> float:
+        """Median over the rounds of a figure (side, place of the cost, name), or of its ratio to another one."""
+        values = [
+            turn[of[0]][of[1]][of[2]] / (turn[over[0]][over[1]][over[2]] if over else 1.0) for turn in turns
+        ]  # fmt: skip
+        return round(statistics.median(values), 4)
+
+    ratio = middle(("ours", 0, "seconds"), ("trl", 0, "seconds"))
     if ratio > TARGETS["free"]:
         missed.append(f"free when cheap: {ratio:.3f} of TRL's step, at most {TARGETS['free']}")
-    if any(each["ours"]["rewards"] != each["trl"]["rewards"] for each in free):
+    if any(turn["ours"][0]["rewards"] != turn["trl"][0]["rewards"] for turn in found):
         missed.append("rewards of TRL and of ours differ")
     rows = []
-    for cost in COSTS[1:]:
-        for name in ("trl", "ours", "ours micro"):
-            own = "ours micro" if "micro" in name else name
-            seconds = cost * generation[own] / (PROMPTS * GENERATIONS)
-            found = side(folder, name, seconds)
-            own_medians = medians(found)
-            row = {
-                "reward / generation": cost, "side": name, **own_medians,
-                "of the step without a reward": round(own_medians["seconds"] / base[own], 3),
-                "exposed share of the step": round(own_medians["waited"] / own_medians["seconds"], 3),
-                "of TRL's step": round(own_medians["seconds"] / (base["trl"] + cost * generation["trl"]), 3),
-            }  # fmt: skip
-            rows.append(row)
-            if found["rewards"] != free[0][own]["rewards"]:
-                missed.append(f"{name} at {cost}: rewards differ from those without a wait")
-            if name == "ours micro":
-                if row["exposed share of the step"] > TARGETS["exposed"]:
-                    missed.append(f"{name} at {cost}: {row['exposed share of the step']:.3f} of the step exposed")
-                if row["of the step without a reward"] > TARGETS["step"]:
-                    missed.append(
-                        f"{name} at {cost}: {row['of the step without a reward']:.3f} of generation + training"
-                    )
+    for (place, cost), name in itertools.product(enumerate(COSTS[1:], 1), SIDES):
+        step = (name, place, "seconds")
+        row = {
+            "reward / generation": cost, "side": name, "seconds": middle(step),
+            "of the step without a reward": middle(step, (name, 0, "seconds")),
+            "exposed share of the step": middle((name, place, "waited"), step),
+            "of TRL's step": middle(step, ("trl", place, "seconds")),
+        }  # fmt: skip
+        rows.append(row)
+        if any(turn[name][place]["rewards"] != turn[name][0]["rewards"] for turn in found):
+            missed.append(f"{name} at {cost}: rewards differ from those without a wait")
+        for what, target in (("exposed share of the step", "exposed"), ("of the step without a reward", "step")):
+            if name != "trl" and row[what] > TARGETS[target]:
+                missed.append(f"{name} at {cost}: {what} {row[what]}, at most {TARGETS[target]}")
     figures = {
-        "completions a step": PROMPTS * GENERATIONS, "micro-batches": MICRO_BATCHES,
-        "seconds a step without a reward": {name: round(each, 3) for name, each in base.items()},
-        "seconds of generation": {name: round(each, 3) for name, each in generation.items()},
-        "ours / TRL without a reward": round(ratio, 4),
-        "micro-batched generation / one batch": round(generation["ours micro"] / generation["ours"], 3),
+        "completions a step": PROMPTS * GENERATIONS, "micro-batches": MICRO_BATCHES, "rounds": rounds,
+        "seconds a step without a reward": {name: middle((name, 0, "seconds")) for name in SIDES},
+        "seconds of generation": {name: middle((name, 0, "generation")) for name in SIDES},
+        "ours / TRL without a reward": ratio,
+        "micro-batched generation / one batch": middle(("ours micro", 0, "generation"), ("ours", 0, "generation")),
         "with a judge": rows,
     }  # fmt: skip
     return figures, missed

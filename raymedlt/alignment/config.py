@@ -22,13 +22,16 @@ class RolloutsConfig:
     """Studies per step, over all replicas."""
     generations: int = 8
     """Completions of each (G); advantages are relative to their mean. The release's: 8."""
+    engine: Literal["transformers", "vllm"] = "transformers"
+    """Who draws completions. vllm: much quicker where a model has billions of weights; needs a GPU, `pip install
+    'trl[vllm]'`, and one of Hugging Face's models. A completion is then rewarded when its batch is done."""
     batch: int = 0
     """Completions that a replica generates together. 0: all of a step. Each is rewarded as soon as it ends, while
     others are still being generated; smaller batches need less memory and hide more of a slow reward's time, and take
     longer in all."""
-    with_findings: float | None = 0.5
+    with_findings: float | None = 0.8
     """Share of the studies whose report names a finding; a normal report is soon written right by all completions, and
-    teaches nothing. null: as they come."""
+    teaches nothing, and a model that mostly sees those names fewer findings. null: as they come."""
     temperature: float = 1.0
     """Of the draws. The release's: 0.7."""
     top_p: float = 1.0

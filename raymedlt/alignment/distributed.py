@@ -7,7 +7,8 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from raymedlt.alignment.learning import FOLDER, NAME, PolicyTask, learn
+from raymedlt.alignment.account import FOLDER
+from raymedlt.alignment.learning import NAME, PolicyTask, learn
 from raymedlt.ledger import LedgerHandle
 from raymedlt.runtime import run_replicas
 from raymedlt.watching import watched

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from raymedlt.alignment.account import Line, history_of
 from raymedlt.alignment.card import model_card, run_card
 from raymedlt.alignment.config import AlignConfig
-from raymedlt.alignment.learning import Line, history_of
 from raymedlt.alignment.monitors import alarms
 from raymedlt.alignment.page import Compared, Reports, align_page
 from raymedlt.alignment.rewards import RewardModel, load_reward

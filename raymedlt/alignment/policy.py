@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from transformers import ProcessorMixin
 
 from raymedlt.finetuning.processing import Processing
@@ -56,6 +57,11 @@ class PolicyProcessor(ProcessorMixin):  # type: ignore[misc]
         """`input_ids`, list of B lists of P tokens, and the model's fields of the images."""
         batch = self.processing.batch(self.pixels.take(np.asarray(rows, np.int64)))
         return {**batch, "input_ids": batch["input_ids"].tolist()}
+
+    def pictures(self, images: Sequence[Sequence[int]]) -> list[list[Image.Image]]:
+        """The images of prompts as vLLM wants them."""
+        rows_of = [np.asarray(rows, np.int64) for rows in images]
+        return [[Image.fromarray(self.pixels.take(rows)[0]).convert("RGB")] for rows in rows_of]
 
     def batch_decode(self, tokens: Sequence[Sequence[int]], *args: Any, **kwargs: Any) -> list[str]:
         """Texts of completions, up to the end token."""

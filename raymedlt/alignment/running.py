@@ -25,9 +25,10 @@ from peft.utils import set_peft_model_state_dict
 from safetensors.torch import load
 
 from raymedlt.alignment import finish
+from raymedlt.alignment.account import FOLDER, Line
 from raymedlt.alignment.config import AlignConfig
 from raymedlt.alignment.distributed import learn_on_ray
-from raymedlt.alignment.learning import FOLDER, LEARN, NAME, Line, PolicyTask, learn, quiet
+from raymedlt.alignment.learning import LEARN, NAME, PolicyTask, learn, quiet
 from raymedlt.alignment.monitors import unmapped_share
 from raymedlt.alignment.pool import PoolSettings, RayRewardPool, ThreadRewardPool
 from raymedlt.alignment.rewards import SECTIONS, load_reward

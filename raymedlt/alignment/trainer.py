@@ -92,22 +92,26 @@ class OverlappedGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
 
     def _generate_single_turn(
         self, prompt_ids: list[list[int]], images: Any, multimodal_fields: Mapping[str, Any], *args: Any, **kwargs: Any
-    ) -> tuple[list[list[int]], None]:
+    ) -> tuple[list[list[int]], list[Any] | None]:
         began, count = time.monotonic(), len(prompt_ids)
         completion_ids: list[list[int]] = []
+        logprobs: list[Any] = []  # vLLM's
+        if self.use_vllm:
+            images = self.processing_class.pictures(images)
         for start in range(0, count, self._rollout_batch or count):
             rows = slice(start, min(start + (self._rollout_batch or count), count))
             sent = _Sent(self, self._asked[rows], max(map(len, prompt_ids[rows])))
             with self._watched(sent):
-                part, _ = super()._generate_single_turn(  # type: ignore[no-untyped-call]
+                part, part_logprobs = super()._generate_single_turn(  # type: ignore[no-untyped-call]
                     prompt_ids[rows], images and images[rows], _part(multimodal_fields, count, rows), *args, **kwargs
                 )
             sent.rest(part)
             self._tickets += sent.tickets
             self._texts += sent.texts
             completion_ids += part
+            logprobs += part_logprobs or []
         self._generation_seconds += time.monotonic() - began
-        return completion_ids, None
+        return completion_ids, logprobs or None
 
     @contextlib.contextmanager
     def _watched(self, sent: _Sent) -> Iterator[None]:

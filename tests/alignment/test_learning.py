@@ -12,18 +12,9 @@ from peft.utils import load_peft_weights
 from studies_world import world
 from tiny_vlms import composed, images
 
+from raymedlt.alignment.account import FOLDER, history_of
 from raymedlt.alignment.config import AlignConfig, PolicyConfig, RolloutsConfig
-from raymedlt.alignment.learning import (
-    FOLDER,
-    LEARN,
-    NAME,
-    PolicyTask,
-    arguments,
-    balanced,
-    history_of,
-    learn,
-    lora_modules,
-)
+from raymedlt.alignment.learning import LEARN, NAME, PolicyTask, arguments, balanced, learn, lora_modules
 from raymedlt.alignment.monitors import alarms, signs
 from raymedlt.alignment.pool import ThreadRewardPool
 from raymedlt.alignment.scoring import Rewards

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from policy_world import NAMES, REFERENCES, STUDIES, Pool, learnt, parts, score
@@ -99,3 +100,11 @@ def test_fields_of_some_of_the_prompts():
     assert part["mm_token_type_ids"] == [[1], [2]]
     with pytest.raises(InputError, match=r"rollouts\.batch to 0"):
         _part({"pixel_values": torch.zeros(7, 2)}, 3, slice(0, 2))
+
+
+def test_pictures_for_vllm_are_those_of_the_rows(tmp_path):
+    processor = parts("qwen", str(tmp_path))["processing_class"]
+    (first,), (second,) = processor.pictures([[1], [0]])
+    assert first.mode == second.mode == "RGB"
+    for picture, row in ((first, 1), (second, 0)):
+        assert (np.asarray(picture)[..., 0] == processor.pixels.take(np.array([row]))[0]).all()

@@ -147,6 +147,7 @@ def test_actors_and_replicas(base: Path, finished: Path, tmp_path: Path):
         (["--finetuned", "BASE", "--rewards.clusters", "nowhere"], "no cluster models"),
         (["--finetuned", "BASE", "--training.micro_batch", "5"], "micro_batch"),
         (["--finetuned", "BASE", "--training.lora_targets", "[nothing]"], "no such layers"),
+        (["--finetuned", "BASE", "--rollouts.engine", "vllm"], "the model is composed"),
     ],
 )
 def test_bad_input_is_a_clear_error(base: Path, tmp_path: Path, words: list[str], message: str, capsys):
