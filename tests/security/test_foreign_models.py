@@ -80,8 +80,8 @@ def nli_folder(folder: Path) -> str:
 
 
 LOADERS: dict[str, tuple[Callable[[Path], str], Callable[[str], Any]]] = {
-    "embedding.model": (encoder_folder, lambda folder: Encoder(folder)),
-    "guard.nli": (nli_folder, lambda folder: NliModel(folder)),
+    "embedding.model": (encoder_folder, Encoder),
+    "guard.nli": (nli_folder, NliModel),
     "model.language": (language_folder, given_language),
     "model.path": (
         vlm_folder,
@@ -122,7 +122,7 @@ CLASSES = ("AutoConfig", "AutoModel", "AutoModelForCausalLM", "AutoModelForSeque
 @pytest.mark.parametrize("known", [True, False], ids=["a type that transformers knows", "a type of its own"])
 @pytest.mark.parametrize("key", LOADERS)
 def test_program_code_in_a_folder_is_not_run(key: str, known: bool, mark: Path, tmp_path: Path) -> None:
-    """transformers asks whether to run it, and an answer is waiting here; only `trust_remote_code=False` doesn't ask."""
+    """transformers asks whether to run it, and a "y" is waiting here: only `trust_remote_code=False` does not ask."""
     make, load = LOADERS[key]
     folder = Path(make(tmp_path / "model"))
     (folder / "own.py").write_text(CODE)
