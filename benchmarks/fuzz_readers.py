@@ -1,6 +1,6 @@
 """A million hostile inputs through every reader of reports and labels, the section parser, the splitter, the rules.
 
-    python benchmarks/fuzz_readers.py                         # 1,000,000 cases on one core; half an hour to an hour
+    python benchmarks/fuzz_readers.py                         # 1,000,000 cases on one core: 15 minutes if it is free
     python benchmarks/fuzz_readers.py --cases 100000 --cores 4 --seed 7
     python benchmarks/fuzz_readers.py --one "csv:4711"        # one case again, with its traceback
 
