@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from raymedlt.errors import ConfigError
 
-NOT_HASHED = ("output", "workers", "describe", "restart", "max_rejected", "ray_from")
+NOT_HASHED = ("output", "workers", "describe", "restart", "max_rejected", "ray_from", "reports.phi")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +32,10 @@ class ReportsConfig:
     """Language of the reports (en, es). Default: what the format says, else en."""
     max_chars: int = 100_000
     """A report with a longer section (characters) is rejected."""
+    phi: Literal["warn", "refuse", "ignore"] = "warn"
+    """What to do where texts hold signs of patients or staff (names, dates, ids, phone numbers, e-mail, addresses):
+    warn with the number of reports by kind, end the run after reading, or say nothing. No substitute for
+    de-identification."""
 
     def __post_init__(self) -> None:
         refuse_credentials("reports.path", self.path)

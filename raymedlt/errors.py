@@ -7,7 +7,12 @@ key instead.
 from __future__ import annotations
 
 import os
+import re
 import traceback
+from collections.abc import Iterable
+
+MAX_NAME_CHARS = 40
+_NAME = re.compile(r"\W{0,2}[\w-]+(?:[ /.:-]{1,2}[\w-]+){0,2}[?)\]]?")
 
 
 class RaymedltError(Exception):
@@ -66,6 +71,16 @@ class InterruptedRun(RaymedltError):
     """SIGTERM or Ctrl-C: the run stopped cleanly and goes on when the same command is given again."""
 
     exit_code = 143
+
+
+def names_to_show(names: Iterable[str], most: int = 40) -> str:
+    """Column or label names for a message: a "name" of more than three words may be report text (a file without a
+    header, a text in the wrong column), and is counted but not quoted."""
+    given = [name for name in names if name]
+    plain = [name for name in given if len(name) <= MAX_NAME_CHARS and _NAME.fullmatch(name)]
+    shown = plain[:most]
+    others = len(given) - len(shown)
+    return f"{shown}" + (f" and {others} more" if others else "")
 
 
 def without_message(where: str, error: Exception) -> RaymedltError:

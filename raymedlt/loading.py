@@ -8,5 +8,10 @@ the process ties its weights. So whoever makes or loads a model of transformers,
 from __future__ import annotations
 
 import threading
+from typing import Any
 
 LOADING = threading.RLock()
+
+LOCAL: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
+"""For every `from_pretrained` of a given model: nothing is downloaded, and no code that lies in its folder is run.
+Without the second transformers would ask at the prompt, and run it after a "y"."""

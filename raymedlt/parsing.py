@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import itertools
 import re
 import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any, TypeVar, cast
 
 from raymedlt.config import flatten
@@ -29,6 +32,9 @@ def parse(config_class: type[T], arguments: list[str] | None = None, program: st
     """
     import jsonargparse
 
+    words = sys.argv[1:] if arguments is None else arguments
+    for path in _config_files(words):
+        refuse_bomb(path.read_bytes(), str(path))
     jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
     parser = jsonargparse.ArgumentParser(
         prog=program, description=config_class.__doc__, exit_on_error=False, default_env=False, allow_abbrev=False
@@ -36,11 +42,68 @@ def parse(config_class: type[T], arguments: list[str] | None = None, program: st
     parser.add_argument("--config", action="config", help="YAML file with any of the keys below; later words win")
     parser.add_class_arguments(config_class, nested_key=None, as_group=True)
     try:
-        words = sys.argv[1:] if arguments is None else arguments
         parsed = parser.parse_args(_complete_switches(words))
         return _build(config_class, parsed.as_dict())
     except jsonargparse.ArgumentError as error:
         raise _explained(config_class, str(error.message if hasattr(error, "message") else error)) from None
+
+
+MAX_YAML_BYTES, MAX_YAML_NODES, MAX_YAML_DEPTH = 2**20, 10_000, 20
+"""A configuration has a few hundred keys and values, three levels deep."""
+
+
+def refuse_bomb(data: bytes, name: str) -> None:
+    """Raise ConfigError for a YAML text that is far more than a configuration, before anything is made of it.
+
+    Aliases count as often as they are used: ten lines of them can stand for a billion values. Parsers of YAML call
+    themselves for every level, so a deep text can end the process.
+    """
+    import yaml
+
+    size = len(data)
+    if size <= MAX_YAML_BYTES:
+        try:
+            size = _nodes(yaml.parse(data, Loader=yaml.SafeLoader))
+        except yaml.YAMLError:
+            return  # told with its line by whoever reads it
+        if size <= MAX_YAML_NODES:
+            return
+    raise ConfigError(
+        f"'{name}' holds far more than a configuration",
+        f"at most {MAX_YAML_BYTES:,} bytes, {MAX_YAML_NODES:,} values, and {MAX_YAML_DEPTH} levels",
+        "look at the file before you use it",
+    )
+
+
+def _nodes(events: Iterable[Any]) -> int:
+    """Values of a YAML text with all aliases written out; more than MAX_YAML_NODES is only that."""
+    sizes: dict[str, int] = {}  # by anchor
+    open_: list[tuple[str | None, int]] = []  # anchor and number of values before it
+    count = 0
+    for event in events:
+        kind = type(event).__name__
+        if kind == "AliasEvent":  # of itself, if not known yet
+            count += sizes.get(event.anchor, MAX_YAML_NODES)
+        elif kind in ("ScalarEvent", "MappingStartEvent", "SequenceStartEvent"):
+            count += 1
+            if kind != "ScalarEvent":
+                open_.append((event.anchor, count))
+            elif event.anchor is not None:
+                sizes[event.anchor] = 1
+        elif kind in ("MappingEndEvent", "SequenceEndEvent"):
+            anchor, before = open_.pop()
+            if anchor is not None:
+                sizes[anchor] = count - before + 1
+        if count > MAX_YAML_NODES or len(open_) > MAX_YAML_DEPTH:
+            return MAX_YAML_NODES + 1
+    return count
+
+
+def _config_files(words: Sequence[str]) -> list[Path]:
+    """The files that `--config FILE` and `--config=FILE` name, as far as they are there."""
+    named = [after for word, after in itertools.pairwise(words) if word == "--config"]
+    named += [word.removeprefix("--config=") for word in words if word.startswith("--config=")]
+    return [Path(name).expanduser() for name in named if Path(name).expanduser().is_file()]
 
 
 def _complete_switches(words: list[str]) -> list[str]:

@@ -141,6 +141,7 @@ class _Run:
     def work(self) -> str:
         """All stages in order."""
         read = self._shards(READ, list(self.units), ReadShard(self.ledger.worker(), self.reader, self.units))
+        finish.check_phi(read, self.config)
         arranged = self._arrange()
         finish.check_rows(read, arranged, self.config)
         sections, language = self._sections(list(arranged))

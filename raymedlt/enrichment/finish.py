@@ -19,6 +19,7 @@ from raymedlt.enrichment.knowledge import Knowledge, SectionFit
 from raymedlt.enrichment.stages import DUPLICATE
 from raymedlt.errors import ConsistencyError, InputError
 from raymedlt.ledger import FOLDER, Ledger
+from raymedlt.reports.phi import in_words
 from raymedlt.reports.readers import Unit
 from raymedlt.schema import ADDITIONS, ENRICHED, REFUSALS, REJECTED
 from raymedlt.storage import FileEntry, Storage
@@ -70,6 +71,21 @@ def total(summaries: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
             else:
                 result[key] = result.get(key, 0) + value
     return {key: dict(sorted(value.items())) if isinstance(value, dict) else value for key, value in result.items()}
+
+
+def check_phi(read: Mapping[str, Mapping[str, Any]], config: EnrichConfig) -> None:
+    """No signs of patients or staff in the texts, where the configuration asks for it.
+
+    Raises:
+        InputError: there are; the message holds kinds and counts.
+    """
+    signs = total(read).get("phi")
+    if signs and config.reports.phi == "refuse":
+        raise InputError(
+            f"texts hold signs of patients or staff (reports by kind: {in_words(signs)})",
+            "de-identified reports (--reports.phi refuse)",
+            "de-identify the source, or accept what was found with --reports.phi warn",
+        )
 
 
 def check_rows(
@@ -129,6 +145,11 @@ def warnings_of(outcome: Outcome) -> list[str]:
     rejected = sum(rejected_reasons(outcome).values())
     if rejected:
         found.append(f"{rejected:,} rows were rejected; their reasons are in the table `rejected`.")
+    if outcome.read.get("phi") and outcome.config.reports.phi == "warn":
+        found.append(
+            f"The texts may name patients or staff (reports by kind: {in_words(outcome.read['phi'])}). They stand in"
+            " the tables as they are; --reports.phi refuse ends such a run."
+        )
     for fit in outcome.fits:
         certificate = fit.clustering.certificate
         found += [f"Clusters of {fit.section.name}: {shortcoming}." for shortcoming in certificate.shortcomings()]

@@ -8,6 +8,7 @@ Every object here is picklable, does one shard when called with its name, commit
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, cast
@@ -23,6 +24,7 @@ from raymedlt.enrichment.corpus import sentences_of
 from raymedlt.enrichment.knowledge import Knowledge
 from raymedlt.enrichment.writing import write_reports
 from raymedlt.ledger import LedgerHandle
+from raymedlt.reports.phi import reports_by_kind
 from raymedlt.reports.readers import Reader, Unit
 from raymedlt.schema import REJECTED, REPORTS, TRAIN
 from raymedlt.storage import FileEntry, Storage
@@ -46,6 +48,7 @@ class ReadShard:
         files: list[FileEntry] = []
         storage, rows = self.handle.storage, 0
         reasons: dict[str, int] = {}
+        signs: Counter[str] = Counter()
         rejected: list[pa.Table] = []
         for number, batch in enumerate(self.reader.read(self.units[shard])):
             rows += batch.num_rows
@@ -54,13 +57,20 @@ class ReadShard:
                 reasons[reason] = reasons.get(reason, 0) + 1
             rejected.append(bad.select(REJECTED.names))
             good = batch.filter(pc.is_null(batch["reason"])).drop_columns(["reason"]).sort_by("report_id")
+            signs.update(_signs_of_phi(good))
             if good.num_rows:
                 name = f"_work/read/{shard}/{number:05d}.parquet"
                 files.append(storage.write_table(name, good, row_group_rows=_FEW_ROWS))
         files += _rejected(storage, f"read-{shard}", rejected)
-        summary = {"rows": rows, "rejected": dict(sorted(reasons.items()))}
+        summary = {"rows": rows, "rejected": dict(sorted(reasons.items())), "phi": dict(sorted(signs.items()))}
         self.handle.commit(READ, shard, files, summary)
         return summary
+
+
+def _signs_of_phi(reports: pa.Table) -> dict[str, int]:
+    """Reports by kind of sign, over all their texts."""
+    texts = zip(*(reports[name].to_pylist() for name in ("findings", "impression", "indication")), strict=True)
+    return reports_by_kind(map("\n".join, texts))
 
 
 def _rejected(storage: Storage, shard: str, tables: list[pa.Table]) -> list[FileEntry]:

@@ -8,6 +8,7 @@ Shape suffixes: N texts, B texts computed together, T tokens, D width.
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ import numpy.typing as npt
 import torch
 
 from raymedlt.errors import InputError
-from raymedlt.loading import LOADING
+from raymedlt.loading import LOADING, LOCAL
 
 Floats = npt.NDArray[np.float64]
 _BATCH = 32
@@ -112,11 +113,18 @@ def chexbert(texts: Sequence[str], folder: str, *, device: str = "cpu") -> npt.N
             "get them from the CheXbert project, or leave scoring.chexbert out",
         )
     tokenizer = _tokenizer(folder, "scoring.chexbert")
-    bert = AutoModel.from_config(AutoConfig.from_pretrained(folder, local_files_only=True))
+    bert = AutoModel.from_config(AutoConfig.from_pretrained(folder, **LOCAL))
     heads = torch.nn.ModuleList([torch.nn.Linear(bert.config.hidden_size, 4) for _ in CHEXBERT_CLASSES[:-1]])
     heads.append(torch.nn.Linear(bert.config.hidden_size, 2))  # "No Finding" is there or not
     network = torch.nn.ModuleDict({"bert": bert, "linear_heads": heads})
-    stored = torch.load(path, map_location="cpu", weights_only=True)
+    try:
+        stored = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:  # whose message may quote what the file wanted to run
+        raise InputError(
+            f"scoring.chexbert: {CHEXBERT_WEIGHTS} in '{folder}' holds more than tensors, or is damaged",
+            "the authors' weights: nothing else in a pickle is ever loaded",
+            "get them from the CheXbert project again, or leave scoring.chexbert out",
+        ) from None
     state = {name.removeprefix("module."): value for name, value in stored["model_state_dict"].items()}
     state.pop("bert.embeddings.position_ids", None)  # older transformers stored a constant
     try:
@@ -144,7 +152,7 @@ def _tokenizer(folder: str, key: str) -> Any:
     from transformers import AutoTokenizer
 
     try:
-        return AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        return AutoTokenizer.from_pretrained(folder, **LOCAL)
     except (OSError, ValueError) as error:
         raise _no_encoder(folder, key, error) from error
 
@@ -155,7 +163,7 @@ def _encoder(folder: str, key: str) -> tuple[Any, Any]:
     tokenizer = _tokenizer(folder, key)
     try:
         with LOADING:
-            model = AutoModel.from_pretrained(folder, local_files_only=True, use_safetensors=True, dtype=torch.float32)
+            model = AutoModel.from_pretrained(folder, use_safetensors=True, dtype=torch.float32, **LOCAL)
     except (OSError, ValueError) as error:
         raise _no_encoder(folder, key, error) from error
     return tokenizer, model.eval()

@@ -26,7 +26,7 @@ from raymedlt.finetuning.lora import add_lora
 from raymedlt.finetuning.model import ComposedConfig, ComposedModel, parameter_counts
 from raymedlt.finetuning.processing import ComposedProcessing, Processing
 from raymedlt.finetuning.vision import VisionEncoder, build_vision, timm_name
-from raymedlt.loading import LOADING
+from raymedlt.loading import LOADING, LOCAL
 from raymedlt.seeds import keyed_seed
 
 Kind = Literal["composed", "hub"]
@@ -164,7 +164,7 @@ def load_given(
     quiet()
     with LOADING, model_folder(name, key) as folder:
         settings = _config_of(folder, name, key)
-        options: dict[str, Any] = {"dtype": dtype, "use_safetensors": True, "local_files_only": True}
+        options: dict[str, Any] = {"dtype": dtype, "use_safetensors": True, **LOCAL}
         model, told = AutoModelForImageTextToText.from_pretrained(str(folder), output_loading_info=True, **options)
         missing = sorted(told["missing_keys"])
         if missing:
@@ -174,7 +174,7 @@ def load_given(
                 "copy the folder again",
             )
         if isinstance(settings, ComposedConfig):
-            tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
+            tokenizer = AutoTokenizer.from_pretrained(str(folder), **LOCAL)
             if model.vision.image_size != image_size:
                 raise ConfigError(
                     f"images of {image_size} pixels for the model '{name}' ({key})",
@@ -183,7 +183,7 @@ def load_given(
                 )
             return model, _processing(model, tokenizer, prompt), "composed"
         try:
-            processor = AutoProcessor.from_pretrained(str(folder), local_files_only=True)
+            processor = AutoProcessor.from_pretrained(str(folder), **LOCAL)
         except ImportError as error:
             raise MissingDependencyError(
                 f"the processor of '{name}' needs a package that is not installed ({type(error).__name__})",
@@ -298,7 +298,7 @@ def _config_of(folder: Path, name: str, key: str) -> Any:
             "choose another model",
         )
     try:
-        settings = AutoConfig.from_pretrained(str(folder), local_files_only=True)
+        settings = AutoConfig.from_pretrained(str(folder), **LOCAL)
     except (KeyError, ValueError):
         raise InputError(
             f"'{name}' ({key}) is a model of type {values.get('model_type')!r}, which transformers does not know",

@@ -24,7 +24,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, Llama
 
 from raymedlt.errors import InputError, MissingDependencyError
 from raymedlt.finetuning.config import SMALL, SMOLLM2, ModelConfig
-from raymedlt.loading import LOADING
+from raymedlt.loading import LOADING, LOCAL
 from raymedlt.storage import Storage
 
 IMAGE_TOKEN = "<image>"
@@ -138,10 +138,8 @@ def given_language(name: str) -> Language:
         InputError: neither a folder nor in the cache, or no safetensors weights.
     """
     with LOADING, model_folder(name, "model.language") as folder:
-        model = AutoModelForCausalLM.from_pretrained(
-            str(folder), dtype=torch.float32, use_safetensors=True, local_files_only=True
-        )
-        tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
+        model = AutoModelForCausalLM.from_pretrained(str(folder), dtype=torch.float32, use_safetensors=True, **LOCAL)
+        tokenizer = AutoTokenizer.from_pretrained(str(folder), **LOCAL)
     return Language(model, tokenizer)
 
 

@@ -15,7 +15,8 @@ import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from raymedlt.errors import InputError
+from raymedlt.errors import InputError, names_to_show
+from raymedlt.reports.readers.files import BROKEN, open_binary
 from raymedlt.storage import Storage, folder_and_name
 
 NOT_UTF8 = "not UTF-8 text"
@@ -63,11 +64,11 @@ def column_names(storage: Storage, name: str) -> list[str]:
                 names = list(pq.read_schema(file).names)
         else:
             names = _header(storage, name)
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, UnicodeDecodeError, *BROKEN) as error:
         raise _damaged(name, error) from None
     twice = [column for column, count in Counter(names).items() if count > 1 and column]
     if twice:
-        raise InputError(f"'{name}' has the columns {twice[:20]} twice", "each column once", "rename them")
+        raise InputError(f"'{name}' has the columns {names_to_show(twice)} twice", "each column once", "rename them")
     return names
 
 
@@ -79,7 +80,7 @@ def read_cells(storage: Storage, name: str, wanted: Sequence[str]) -> Cells:
     """
     try:
         cells = _read_parquet(storage, name, wanted) if _is_parquet(name) else _read_csv(storage, name, wanted)
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, *BROKEN) as error:
         raise _damaged(name, error) from None
     if not len(cells.numbers) and not cells.skipped:
         raise InputError(f"the label table '{name}' has a header and no rows", "a row for each image", _FIX)
@@ -101,19 +102,18 @@ def _damaged(name: str, error: Exception) -> InputError:
 # CSV
 
 
-def _open(storage: Storage, name: str) -> pa.NativeFile:
-    file = storage.open_input(name)
-    return pa.CompressedInputStream(file, "gzip") if name.lower().endswith(".gz") else file
-
-
 def _delimiter(name: str) -> str:
     return "\t" if name.lower().removesuffix(".gz").endswith(".tsv") else ","
 
 
 def _header(storage: Storage, name: str) -> list[str]:
-    with _open(storage, name) as stream:
+    with open_binary(storage, name) as stream:
         start = bytes(stream.read(_HEADER_BYTES)).decode("utf-8-sig", "surrogateescape")
-    names = [column.strip() for column in next(csv.reader(io.StringIO(start), delimiter=_delimiter(name)), [])]
+    cells = csv.reader(io.StringIO(start, newline=""), delimiter=_delimiter(name))
+    try:
+        names = [column.strip() for column in next(cells, [])]
+    except csv.Error as error:
+        raise _damaged(name, error) from None
     if not any(names):
         raise InputError(f"the label table '{name}' is empty", "a header and a row for each image", _FIX)
     if any("\0" in column or not column.isprintable() for column in names):
@@ -131,7 +131,7 @@ def _read_csv(storage: Storage, name: str, wanted: Sequence[str]) -> Cells:
         skipped.append((row.number - 1, f"has {row.actual_columns} cells, expected {row.expected_columns}"))
         return "skip"
 
-    with _open(storage, name) as stream:
+    with open_binary(storage, name) as stream:
         table = pacsv.read_csv(
             stream,
             pacsv.ReadOptions(use_threads=False, block_size=_BLOCK_BYTES, column_names=unique, skip_rows_after_names=1),

@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import ast
 import difflib
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
@@ -28,7 +29,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from raymedlt.errors import ConfigError
+from raymedlt.errors import ConfigError, names_to_show
 
 NIH14 = (
     "Atelectasis", "Cardiomegaly", "Effusion", "Infiltration", "Mass", "Nodule", "Pneumonia", "Pneumothorax",
@@ -51,6 +52,7 @@ _NORMAL = frozenset({"no finding", "normal"})
 _BESIDE_NORMAL = frozenset({"Support Devices"})
 _SAYS_NOTHING = frozenset({"exclude", "unchanged", "suboptimal study"})
 _MAX_LITERAL_CHARS = 10_000
+_NAME = re.compile(r"[\w-]{1,30}")  # anything else may be report text in the wrong column, and reasons go to logs
 
 NO_LABELS = "no labels"
 CONTRADICTORY = "contradictory: no finding, and findings"
@@ -93,7 +95,7 @@ def chosen(classes: Sequence[str], wanted: Sequence[str] | None) -> tuple[str, .
     nearest = "; ".join(
         f"nearest to '{name}': {', '.join(by_plain[each] for each in found)}" for name, found in near.items() if found
     )
-    shown = ", ".join(classes[:40]) + (", ..." if len(classes) > 40 else "")
+    shown = names_to_show(classes)
     raise ConfigError(
         f"labels.classes names {missing}, which the label table does not have",
         f"classes of the table ({nearest or shown})",
@@ -178,7 +180,7 @@ def _findings(
     if by_plain:
         for label in names:
             if _plain(label) not in by_plain:
-                return [], f"unknown label '{label[:60]}'"
+                return [], f"unknown label '{label}'" if _NAME.fullmatch(label) else "unknown label"
         names = [by_plain[_plain(label)] for label in names]
     if not names and not normal:
         return [], NO_LABELS

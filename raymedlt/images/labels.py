@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from raymedlt.errors import ConfigError, InputError
+from raymedlt.errors import ConfigError, InputError, names_to_show
 from raymedlt.images import label_formats as formats
 from raymedlt.images.label_files import Cells, column_names, locate, read_cells
 from raymedlt.images.label_formats import MISSING, Parsed
@@ -177,7 +177,7 @@ def _columns(form: str, names: Sequence[str], given: Mapping[str, str], name: st
         absent = lost + [" or ".join(_COLUMNS[form][ours]) for ours in missing]
         example = missing[0] if missing else next(iter(given))
         raise InputError(
-            f"the label table '{name}', read as {form}, lacks the columns {absent}; it has {list(names)[:60]}",
+            f"the label table '{name}', read as {form}, lacks the columns {absent}; it has {names_to_show(names, 60)}",
             "; ".join(f"{ours}: {_WHY[ours]}" for ours in _NEEDED[form]),
             _FIXES.get(form, f"name it with --labels.columns '{{{example}: COLUMN}}', or check --labels.format"),
         )
@@ -217,7 +217,7 @@ def _parse(form: str, cells: Cells, columns: Mapping[str, str], config: LabelSou
     if all(formats.is_normal(each) for each in codes):
         raise InputError(
             f"the label table '{name}' has no labels: neither a column of them nor columns of 0, 1, -1 and blanks; "
-            f"it has {list(cells.columns)[:60]}",
+            f"it has {names_to_show(cells.columns, 60)}",
             "one column with all labels of an image, or a column of 0 and 1 for each class",
             "name it with --labels.columns '{labels: COLUMN}', or check --labels.format",
         )

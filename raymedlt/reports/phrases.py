@@ -83,7 +83,8 @@ def find_phrases(sentence: str, book: Vocabulary) -> list[Item]:
 
 def _tokens(sentence: str, book: Vocabulary) -> list[tuple[str, int, int]]:
     """Token, start and end; tokens are spelled as in the language's tables where these have them."""
-    language, text = book.language, sentence.lower()
+    language = book.language
+    text = sentence.replace("İ", "I").lower()  # the only letter that lower() makes two of: places would shift
     if language.fold_accents and not text.isascii():
         text = text.translate(_PLAIN_LETTERS)
     tokens = _split(text)

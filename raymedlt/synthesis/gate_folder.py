@@ -7,6 +7,7 @@ import json
 import yaml
 
 from raymedlt.errors import ConsistencyError, InputError
+from raymedlt.parsing import refuse_bomb
 from raymedlt.storage import Storage, sha256_of
 
 CLASSIFIER_ABOUT = "classifier.json"
@@ -30,7 +31,9 @@ def classifier_files(folder: str) -> dict[str, bytes]:
     """What a classifier's folder `model` holds; refused if the run's configuration names synthetic images."""
     storage = Storage.of(folder)
     if storage.exists("config.yaml"):
-        section = (yaml.safe_load(storage.read_bytes("config.yaml")) or {}).get("synthetic") or {}
+        data = storage.read_bytes("config.yaml")
+        refuse_bomb(data, f"{storage.uri}/config.yaml")
+        section = (yaml.safe_load(data) or {}).get("synthetic") or {}
         if section.get("path"):
             raise InputError(
                 "a classifier that was trained on synthetic images",

@@ -245,7 +245,7 @@ def test_classes_of_the_configuration(tmp_path):
         read(path, classes=["Hernia", "mas"])
     hot = written(tmp_path, "image,patient_id,Mass,Edema\na,1,1,0\n", "hot.csv")
     assert read(hot, classes=["Edema"]).classes == ("Edema",)
-    with pytest.raises(ConfigError, match="Mass, Edema"):
+    with pytest.raises(ConfigError, match="'Mass', 'Edema'"):
         read(hot, classes=["Zzz"])
 
 

@@ -178,6 +178,28 @@ def table(output: Path, name: str) -> pa.Table:
     return pa.concat_tables([pq.read_table(file) for file in sorted((output / name).glob("*.parquet"))])
 
 
+SPELLINGS = tuple(
+    text.lower().rstrip(".").encode()
+    for texts in (*NORMAL.values(), *ABNORMAL.values(), IMPRESSIONS)
+    for text in texts
+    if len(text.split()) > 2  # "no effusion" may be the project's own words
+)
+"""What the made-up reports say, as no log may say it."""
+
+
+def quoted(data: bytes) -> list[str]:
+    """The report texts that turn up in a log, an answer of a server, a file: [] where there are none."""
+    small = data.lower()
+    return [text.decode() for text in (SENTINEL.encode(), *SPELLINGS) if text in small]
+
+
+def quoted_below(folder: Path) -> dict[str, list[str]]:
+    """Files below `folder` that hold report texts, and which ones."""
+    files = [path for path in folder.rglob("*") if path.is_file() and not path.is_symlink()]
+    found = {str(path.relative_to(folder)): quoted(path.read_bytes()) for path in files}
+    return {name: texts for name, texts in found.items() if texts}
+
+
 def digests(folder: Path) -> dict[str, str]:
     """sha256 of every file below `folder`, by name."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())

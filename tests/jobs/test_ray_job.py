@@ -3,12 +3,24 @@
 from __future__ import annotations
 
 import functools
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from heads import Head, started_head
-from runs import SENTINEL, Finished, Undisturbed, arguments_of, marked, tables_of, undisturbed, wait_for
+from runs import (
+    SENTINEL,
+    Finished,
+    Undisturbed,
+    arguments_of,
+    marked,
+    quoted,
+    quoted_below,
+    tables_of,
+    undisturbed,
+    wait_for,
+)
 
 
 @pytest.fixture(scope="module")
@@ -73,6 +85,22 @@ def test_a_stopped_job_goes_on_with_the_same_command(head: Head, standard: Undis
     assert len(again.stdout.splitlines()) < 100
     for noise in ("Traceback", "\x1b[2K", "Running 0:", SENTINEL):
         assert noise not in told
+    logs = [
+        path for path in Path(head.environment["RAY_TMPDIR"]).glob("session_*/logs") if not path.parent.is_symlink()
+    ]
+    assert sum(path.stat().st_size for path in logs[0].rglob("*") if path.is_file()) > 10_000
+    assert [quoted_below(path) for path in logs] == [{}]
+    pages = (
+        "/api/jobs/",
+        f"/api/jobs/{first}/logs",
+        "/nodes?view=summary",
+        "/logical/actors",
+        "/api/v0/tasks?limit=9999",
+    )
+    for page in pages:
+        assert quoted(json.dumps(head.ask(page)).encode()) == []
+    assert quoted_below(output / "_ledger") == {}
+
     jobs = {job["submission_id"]: job["status"] for job in head.ask("/api/jobs/") if job["submission_id"]}
     ended = {name: jobs[name] for name in ("wrong-words", first, "second")}
     assert ended == {"wrong-words": "FAILED", first: "STOPPED", "second": "SUCCEEDED"}

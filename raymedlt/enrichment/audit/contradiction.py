@@ -8,7 +8,6 @@ lungs are clear" beside a code for a granuloma).
 
 from __future__ import annotations
 
-import ast
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -21,6 +20,7 @@ from raymedlt.enrichment.audit.inputs import read_csv
 from raymedlt.enrichment.audit.intervals import Share
 from raymedlt.enrichment.evidence import denials
 from raymedlt.errors import InputError
+from raymedlt.images.label_formats import python_list
 from raymedlt.reports.labels import Labelled, checkable, contradicted, findings_of, looked_at, scheme_of
 from raymedlt.reports.sentences import sentence_key, split_sentences
 from raymedlt.schema import CONTRADICTIONS
@@ -198,11 +198,8 @@ def _label_list(cell: str) -> list[str]:
     """ "A|B", or a list as PadChest writes it: "['a', 'b']". A list that can't be read is one label, and unknown."""
     cell = cell.strip()
     if cell.startswith("["):
-        try:
-            value = ast.literal_eval(cell)
-        except (ValueError, SyntaxError):
-            return [cell]
-        return [str(item).strip() for item in value if str(item).strip()] if isinstance(value, list) else [cell]
+        labels = python_list(cell)
+        return [cell] if labels is None else labels
     return [part.strip() for part in cell.split("|") if part.strip()]
 
 

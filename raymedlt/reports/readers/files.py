@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import gzip
+import io
 import re
 import zlib
 from collections.abc import Sequence
-from typing import BinaryIO, cast
+from typing import Any, BinaryIO, cast
 
+import pyarrow as pa
 import pyarrow.fs as pafs
 
 from raymedlt.errors import InputError
 from raymedlt.storage import Storage, content_hash, folder_and_name
+
+UNPACKED_FREELY = 64 * 2**20
+UNPACKED_RATIO = 200
+"""Bytes that a gzip file may unpack to: so many, and so many times its own. Texts shrink 3 to 30 times, zeros 1,000."""
 
 _CHECK_PATH = "check --reports.path and --reports.format"
 
@@ -70,9 +76,35 @@ def fingerprint(storage: Storage, names: Sequence[str]) -> str:
 
 
 def open_binary(storage: Storage, name: str) -> BinaryIO:
-    """The file `name` for reading; ".gz" and ".tgz" are unpacked."""
+    """The file `name` for reading; ".gz" and ".tgz" are unpacked, and raise `GzipBomb` where there is no end to it."""
     raw = storage.open_input(name)
-    return cast(BinaryIO, gzip.GzipFile(fileobj=raw) if name.lower().endswith((".gz", ".tgz")) else raw)
+    return cast(BinaryIO, io.BufferedReader(_Unpacked(raw)) if name.lower().endswith((".gz", ".tgz")) else raw)
+
+
+class GzipBomb(OSError):
+    """A file unpacks to far more than any table of texts does."""
+
+
+class _Unpacked(io.RawIOBase):
+    """A gzip file's content."""
+
+    def __init__(self, packed: pa.NativeFile) -> None:
+        self.packed, self.unpacked, self.given = packed, gzip.GzipFile(fileobj=packed), 0
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        count = self.unpacked.readinto(buffer)
+        self.given += count
+        if self.given > UNPACKED_FREELY + UNPACKED_RATIO * self.packed.tell():
+            raise GzipBomb
+        return count
+
+    def close(self) -> None:
+        self.unpacked.close()
+        self.packed.close()
+        super().close()
 
 
 def damaged(name: str, error: Exception) -> InputError:

@@ -20,7 +20,7 @@ from raymedlt.errors import InputError
 from raymedlt.reports.readers.base import Unit
 from raymedlt.reports.readers.files import BROKEN, damaged, fingerprint, open_binary
 from raymedlt.reports.readers.rows import require
-from raymedlt.reports.records import MAX_CHARS, NOT_UTF8, Row, make_row, reject, tables, too_long
+from raymedlt.reports.records import MAX_CHARS, NOT_UTF8, Row, as_text, make_row, reject, tables, too_long
 from raymedlt.reports.sections import parse_sections
 from raymedlt.storage import Storage, content_hash, folder_and_name
 
@@ -29,6 +29,7 @@ REPORTS_PER_UNIT = 2_000
 _REPORT = re.compile(r"(?:^|.*/)(p\d+)/(s\d+)\.txt")
 _TABLE = re.compile(r"mimic-cxr-[\d.]+-(split|metadata|chexpert|negbio)\.csv(?:\.gz)?")
 _KEYS = ("subject_id", "study_id")
+_TEXTS = ("split", "dicom_id", "ViewPosition")  # read as bytes: one bad cell rejects its own study only
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +69,8 @@ class MimicReader:
         return tables(self._rows(unit.files))
 
     def _rows(self, names: Sequence[str]) -> Iterator[Row]:
-        studies = [int(match[2][1:]) for name in names if (match := _REPORT.fullmatch(name))]
+        numbers = [int(match[2][1:]) for name in names if (match := _REPORT.fullmatch(name))]
+        studies = [number for number in numbers if number < 2**63]  # no table holds a longer one
         side = {kind: _of_studies(storage, name, studies) for kind, storage, name in self._side_tables()}
         for name in names:
             yield self._row(name, side)
@@ -103,12 +105,12 @@ class MimicReader:
             report_id=report_id,
             study_id=report_id,
             patient_id=patient_id,
-            split=str(splits[0]["split"]) if splits else "",
+            split=as_text(splits[0]["split"]) if splits else "",
             findings=sections["findings"],
             impression=sections["impression"],
             indication=sections["indication"],
-            views=[str(image["ViewPosition"] or "") for image in images],
-            image_ids=[str(image["dicom_id"]) for image in images],
+            views=[as_text(image["ViewPosition"]) for image in images],
+            image_ids=[as_text(image["dicom_id"]) for image in images],
             labels=[label for row in labels for label, value in row.items() if label not in _KEYS and value == 1],
             language=self.language,
             max_chars=self.max_chars,
@@ -154,13 +156,16 @@ def _side_table(storage: Storage, name: str, mark: str) -> pa.Table:
     needed = _NEEDED[match[1] if match else "split"]
     try:
         with open_binary(storage, name) as file:
-            table = pacsv.read_csv(file)
-    except (pa.ArrowInvalid, *BROKEN) as error:
+            types = dict.fromkeys(_TEXTS, pa.binary())
+            table = pacsv.read_csv(file, convert_options=pacsv.ConvertOptions(column_types=types))
+        names = table.column_names
+    except (pa.ArrowException, UnicodeDecodeError, *BROKEN) as error:
         raise damaged(name, error) from None
-    require(name, table.column_names, needed, "take the table as PhysioNet has it")
+    require(name, names, needed, "take the table as PhysioNet has it")
+    table = table.select([names.index(column) for column in dict.fromkeys(names)])
     if len(needed) > 1:
         table = table.select(list(needed))
     try:
         return table.set_column(table.column_names.index("study_id"), "study_id", table["study_id"].cast(pa.int64()))
-    except pa.ArrowInvalid as error:
+    except pa.ArrowException as error:
         raise damaged(name, error) from None

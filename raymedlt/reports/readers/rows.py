@@ -18,13 +18,18 @@ from typing import Any, cast
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from raymedlt.errors import InputError
+from raymedlt.errors import MAX_NAME_CHARS, InputError, names_to_show
 from raymedlt.reports.readers.files import BROKEN, damaged, empty, open_binary
 from raymedlt.reports.records import NOT_UTF8, NUL_BYTES
 from raymedlt.storage import Storage
 
-MAX_CELL_CHARS = 64 * 2**20
-"""Longest CSV cell or JSON entry that is read at all; the csv module's own limit (131,072) is below a long report."""
+MAX_CELL_CHARS = 16 * 2**20
+"""Longest CSV row, JSON line or JSON entry that is read at all, in characters (a JSON line: bytes). What is longer is
+skipped without being held in memory."""
+
+TOO_LONG = "a line of more than 16 MB"
+
+_SKIPPED_CHARS = 2**20
 
 _PARQUET_ROWS = 4_096
 _JSON_CHUNK = 2**20
@@ -44,13 +49,14 @@ class SourceRow:
 
 def _csv(storage: Storage, name: str) -> Iterator[tuple[list[str], int]]:
     """Cells and number of lines of each row, the header included; no cells where the csv module gives up."""
-    csv.field_size_limit(max(csv.field_size_limit(), MAX_CELL_CHARS))
+    csv.field_size_limit(MAX_CELL_CHARS)
     tab = name.lower().removesuffix(".gz").endswith(".tsv")
     with open_binary(storage, name) as binary:
         text = io.TextIOWrapper(io.BufferedReader(cast(Any, binary)), "utf-8-sig", "surrogateescape", newline="")
-        cells = csv.reader(text, delimiter="\t" if tab else ",")
+        lines = _BoundedRows(text)
+        cells = csv.reader(lines, delimiter="\t" if tab else ",")
         while True:
-            before = cells.line_num
+            before, lines.left = cells.line_num, MAX_CELL_CHARS
             try:
                 row = next(cells)
             except StopIteration:
@@ -62,6 +68,28 @@ def _csv(storage: Storage, name: str) -> Iterator[tuple[list[str], int]]:
                 raise damaged(name, error) from None
             if row:
                 yield row, cells.line_num - before
+
+
+class _BoundedRows:
+    """The lines of a CSV file for the csv module, which would hold a row of any length in memory."""
+
+    def __init__(self, text: io.TextIOWrapper) -> None:
+        self.text = text
+        self.left = MAX_CELL_CHARS  # characters that the row being read may still have
+
+    def __iter__(self) -> Iterator[str]:
+        return self
+
+    def __next__(self) -> str:
+        line = self.text.readline(self.left + 1)
+        self.left -= len(line)
+        if self.left < 0:
+            while line and line[-1] not in "\r\n":  # the rest of the line is no row of its own
+                line = self.text.readline(_SKIPPED_CHARS)
+            raise csv.Error
+        if not line:
+            raise StopIteration
+        return line
 
 
 def csv_columns(storage: Storage, name: str) -> list[str]:
@@ -76,13 +104,17 @@ def csv_columns(storage: Storage, name: str) -> list[str]:
         raise empty(name)
     if any("\0" in column or not column.isprintable() for column in header):
         raise InputError(f"the header of '{name}' isn't UTF-8 text", "a CSV file with a header", "convert it to UTF-8")
-    twice = [column for column, count in Counter(header).items() if count > 1 and column]
-    if twice:
-        raise InputError(f"'{name}' has the columns {twice} twice", "each column once", "rename them")
+    _refuse_doubles(name, header)
     if next(rows, None) is None:
         raise empty(name, "has a header and no rows")
     rows.close()  # type: ignore[attr-defined]
     return header
+
+
+def _refuse_doubles(name: str, columns: Sequence[str]) -> None:
+    twice = [column for column, count in Counter(columns).items() if count > 1 and column]
+    if twice:
+        raise InputError(f"'{name}' has the columns {names_to_show(twice)} twice", "each column once", "rename them")
 
 
 def read_csv(storage: Storage, name: str, wanted: Collection[str] | None = None) -> Iterator[SourceRow]:
@@ -110,8 +142,14 @@ def read_jsonl(storage: Storage, name: str) -> Iterator[SourceRow]:
     number = 0
     with open_binary(storage, name) as file:
         try:
-            for line in io.BufferedReader(cast(Any, file)):
-                if line.strip():
+            lines = io.BufferedReader(cast(Any, file))
+            while line := lines.readline(MAX_CELL_CHARS + 1):
+                if len(line) > MAX_CELL_CHARS:
+                    number += 1
+                    yield SourceRow(number, {}, TOO_LONG)
+                    while line and not line.endswith(b"\n"):
+                        line = lines.readline(_SKIPPED_CHARS)
+                elif line.strip():
                     number += 1
                     yield _json_row(number, line)
         except BROKEN as error:
@@ -229,6 +267,8 @@ def read_parquet(storage: Storage, name: str, wanted: Collection[str] | None = N
                 for values in zip(*lists, strict=True):
                     number += 1
                     yield SourceRow(number, dict(zip(columns, values, strict=True)))
+            if number != parquet.metadata.num_rows:
+                raise EOFError
         except (pa.ArrowException, *BROKEN) as error:
             raise damaged(name, error) from None
 
@@ -244,11 +284,13 @@ def parquet_columns(storage: Storage, name: str) -> tuple[list[str], int]:
     with storage.open_input(name) as file:
         try:
             parquet = pq.ParquetFile(file)
-        except (pa.ArrowException, *BROKEN) as error:
+            names = list(parquet.schema_arrow.names)
+        except (pa.ArrowException, UnicodeDecodeError, *BROKEN) as error:
             raise damaged(name, error) from None
+        _refuse_doubles(name, names)
         if parquet.metadata.num_rows == 0:
             raise empty(name, "has no rows")
-        return list(parquet.schema_arrow.names), int(parquet.metadata.num_rows)
+        return names, int(parquet.metadata.num_rows)
 
 
 def _python_values(column: pa.Array) -> list[Any]:
@@ -259,7 +301,21 @@ def _python_values(column: pa.Array) -> list[Any]:
         column = column.cast(pa.large_binary())
     elif pa.types.is_list(kind) and pa.types.is_string(kind.value_type):
         column = column.cast(pa.list_(pa.binary()))
-    return list(column.to_pylist())  # records.as_text decodes the bytes
+    try:
+        return list(column.to_pylist())  # records.as_text decodes the bytes
+    except _NO_VALUE:
+        return [_python_value(scalar) for scalar in column]
+
+
+_NO_VALUE = (ValueError, OverflowError, KeyError, pa.ArrowException)
+"""What Arrow raises for dates that Python doesn't have, unknown time zones, and texts in structs that aren't UTF-8."""
+
+
+def _python_value(scalar: pa.Scalar) -> Any:
+    try:
+        return scalar.as_py()
+    except _NO_VALUE:
+        return scalar  # which isn't text: its row is rejected
 
 
 # All
@@ -287,15 +343,14 @@ def require(name: str, found: Sequence[str], expected: Sequence[str], fix: str) 
     missing = [column for column in expected if column not in found]
     if not missing:
         return
-    shown = [column for column in found if column][:40]
-    by_lower = {column.lower(): column for column in shown}
+    by_lower = {column.lower(): column for column in found if 0 < len(column) <= MAX_NAME_CHARS}
     near = {
         column: [by_lower[match] for match in difflib.get_close_matches(column.lower(), list(by_lower), 3, 0.5)]
         for column in missing
     }
     nearest = "; ".join(f"nearest to '{column}': {', '.join(names)}" for column, names in near.items() if names)
     raise InputError(
-        f"'{name}' lacks the columns {missing}; it has {shown}",
+        f"'{name}' lacks the columns {missing}; it has {names_to_show(found)}",
         f"{list(expected)}" + f" ({nearest})" * bool(nearest),
         fix,
     )
