@@ -131,6 +131,20 @@ def images(config: Config) -> list[str]:
     return wrong
 
 
+def capacity(config: Config) -> list[str]:
+    """What the driver is told is what the pools hold at most."""
+    cpus = {"m7i.2xlarge": 8, "g6.2xlarge": 8, "g6e.4xlarge": 16}
+    most = {"CPU": 0, "GPU": 0, "training": 0}
+    for name, pool in config["available_node_types"].items():
+        if name != config["head_node_type"]:
+            node = pool["node_config"]
+            most["CPU"] += pool["max_workers"] * (pool["resources"].get("CPU") or cpus[node["InstanceType"]])
+            most["GPU"] += pool["max_workers"] * name.startswith("gpu")
+            most["training"] += pool["max_workers"] * pool["resources"].get("training", 0)
+    line = "-e RAYMEDLT_POOLS=" + ",".join(f"{name}={count}" for name, count in most.items())
+    return [] if line in config["docker"].get("head_run_options", []) else [line]
+
+
 def aws_machines(config: Config) -> list[str]:
     """Encrypted disks that go with the machine, IMDSv2, an own security group, role and image."""
     wrong = [] if config["provider"]["cache_stopped_nodes"] is False else ["stopped machines keep their disks"]
@@ -204,6 +218,7 @@ LAUNCHER_RULES: list[tuple[Rule, tuple[str, ...], list[tuple[str, Any]]]] = [
     (closed, LAUNCHER, [(HEAD_LINE, "RAY_AUTH_MODE=token ray start --head --dashboard-host=0.0.0.0")]),
     (images, LAUNCHER, [("docker/image", "rayproject/ray:latest"), ("docker/image", "rayproject/ray:2.59.0-py311")]),
     (images, CLOUDS, [(f"{SPOT}/docker/worker_image", BASES["cpu"]), (f"{TRAINING}/docker", None)]),
+    (capacity, CLOUDS, [(f"{SPOT}/max_workers", 2), (f"{TRAINING}/resources/training", 2), ("docker", {})]),
     (
         aws_machines,
         CLOUDS[:1],

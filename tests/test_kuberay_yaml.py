@@ -87,6 +87,19 @@ def kuberay_pools(found: dict[str, Config]) -> list[str]:
     return wrong
 
 
+def kuberay_capacity(found: dict[str, Config]) -> list[str]:
+    """What the driver is told is what the groups hold at most."""
+    spec, most = cluster_spec(found), {"CPU": 0, "GPU": 0, "training": 0}
+    for group in spec["workerGroupSpecs"]:
+        limits, count = group["template"]["spec"]["containers"][0]["resources"]["limits"], group["maxReplicas"]
+        most["CPU"] += count * int(limits["cpu"])
+        most["GPU"] += count * int(limits.get("nvidia.com/gpu", 0))
+        most["training"] += count * ("training" in group["rayStartParams"].get("resources", ""))
+    told = {each["name"]: each["value"] for each in spec["headGroupSpec"]["template"]["spec"]["containers"][0]["env"]}
+    wanted = ",".join(f"{name}={number}" for name, number in most.items())
+    return [] if told.get("RAYMEDLT_POOLS") == wanted else [wanted]
+
+
 def kuberay_closed(found: dict[str, Config]) -> list[str]:
     """A token from a Secret, pods without privileges or a host's folders, no way in from outside the cluster."""
     spec = cluster_spec(found)
@@ -128,7 +141,7 @@ def kuberay_images(found: dict[str, Config]) -> list[str]:
 def test_kuberay_files_keep_to_it() -> None:
     for name in KUBERAY:
         found = documents(name)
-        assert kuberay_pools(found) == kuberay_closed(found) == kuberay_images(found) == []
+        assert kuberay_pools(found) == kuberay_closed(found) == kuberay_images(found) == kuberay_capacity(found) == []
 
 
 GROUP = "RayCluster/spec/workerGroupSpecs"
@@ -155,6 +168,8 @@ FIRST = "template/spec/containers/0"
         (kuberay_closed, f"{GROUP}/0/{FIRST}/securityContext", None),
         (kuberay_closed, f"{GROUP}/0/template/spec/volumes", [{"hostPath": {"path": "/data"}}]),
         (kuberay_closed, f"{HEAD}/{FIRST}/env", [{"name": "RAY_AUTH_TOKEN", "value": "abc"}]),
+        (kuberay_capacity, f"{GROUP}/0/maxReplicas", 9),
+        (kuberay_capacity, f"{HEAD}/{FIRST}/env", []),
         (kuberay_images, "RayCluster/spec/rayVersion", "2.59.0"),
         (kuberay_images, f"{GROUP}/1/{FIRST}/image", f"registry.example.com/raymedlt:{PROJECT['version']}-cpu"),
         (kuberay_images, f"{HEAD}/{FIRST}/image", "registry.example.com/raymedlt:latest"),
