@@ -56,14 +56,16 @@ def refuse_other_versions() -> None:
     for node in ray.nodes():
         if node["Alive"]:
             here = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-            asked[probe.options(scheduling_strategy=here).remote()] = node["NodeManagerAddress"]
+            asked[probe.options(scheduling_strategy=here).remote()] = (
+                f"{node['NodeManagerAddress']} ({node['NodeID'][:8]})"
+            )
     ready, late = ray.wait(list(asked), num_returns=len(asked), timeout=_SECONDS)
     for each in late:
         ray.cancel(each, force=True)
     found = {}
-    for number, each in enumerate(ready):
+    for each in ready:
         try:
-            found[f"{asked[each]} ({number + 1} of {len(asked)})"] = ray.get(each)
+            found[asked[each]] = ray.get(each)
         except ray.exceptions.RayTaskError as error:
             raise VersionError(
                 f"node {asked[each]} can't run raymedlt ({type(error.cause).__name__})",

@@ -357,9 +357,6 @@ def _fit(
     from ray.train import CheckpointConfig, LoggingConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
-    resources = {"CPU": 1.0, "GPU": 1.0} if gpu else {"CPU": 1.0}
-    if gpu and TRAINING in capacity():
-        resources[TRAINING] = 0.001
     environment = worker_environment() | {key: str(threads) for key in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
 
     def replica() -> None:
@@ -371,7 +368,7 @@ def _fit(
         scaling_config=ScalingConfig(
             num_workers=room[1] if room[0] == room[1] else room,
             use_gpu=gpu,
-            resources_per_worker=resources,
+            resources_per_worker=needs_of_replica(gpu),
             elastic_resize_monitor_interval_s=resize_seconds,
         ),
         torch_config=TorchConfig(backend="nccl" if gpu else "gloo"),
@@ -385,6 +382,13 @@ def _fit(
         ),
     )  # fmt: skip
     trainer.fit()
+
+
+def needs_of_replica(gpu: bool) -> dict[str, float]:
+    """Resources of a replica for the scheduler; with a GPU it goes to a node for trainings, where there is one."""
+    if not gpu:
+        return {"CPU": 1.0}
+    return {"CPU": 1.0, "GPU": 1.0} | ({TRAINING: 0.001} if TRAINING in capacity() else {})
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:

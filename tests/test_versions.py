@@ -138,7 +138,7 @@ CLUSTER = """
     from raymedlt.errors import VersionError
     from raymedlt.ledger import Ledger
     from raymedlt.progress import Progress
-    from raymedlt.runtime import connect, run_shards
+    from raymedlt.runtime import connect, needs_of_replica, run_shards
     from raymedlt.storage import Storage
 
     told = {}
@@ -147,9 +147,10 @@ CLUSTER = """
         handle.commit("work", shard, [], {})
         return {}
 
-    os.environ["RAYMEDLT_POOLS"] = "CPU=1,GPU=2"
+    os.environ["RAYMEDLT_POOLS"] = "CPU=1,GPU=2,training=1"
     with connect(1, address=cluster.address) as found:  # the head alone: nothing differs
         told["cluster"] = [found.cpus, found.gpus, found.nodes, found.grows]
+        told["replica"] = [needs_of_replica(True), needs_of_replica(False)]
         cluster.add_node(num_cpus=1, env_vars={"PYTHONPATH": lie + os.pathsep + os.environ["PYTHONPATH"]})
         with Ledger.open(Storage.of(folder), config_hash="c", config={}, data_hash="d") as ledger:
             handle = ledger.worker()
@@ -183,6 +184,7 @@ def test_nodes_of_a_real_cluster_are_asked(tmp_path: Path, monkeypatch: pytest.M
     told = fresh(CLUSTER, ROOT, timeout=300)
     own = versions_here()["scipy"]
     assert told["cluster"] == [1, 2, 1, True]
+    assert told["replica"] == [{"CPU": 1, "GPU": 1, "training": 0.001}, {"CPU": 1}]
     assert f"scipy {own} and 1.0.0" in told["later"]
     assert told["done"] == 0
     assert f"would compute differently: scipy {own} and 1.0.0" in told["at once"]

@@ -17,13 +17,13 @@ def test_a_run_on_an_empty_cluster_brings_its_machines_and_leaves_it_empty(tmp_p
     alone = script(*arguments_of(source, tmp_path / "alone", "--workers", "2", shards=False))
     assert alone.returncode == 0, alone.stderr
     pools = {"cpu_spot": {"resources": {"CPU": 1, "object_store_memory": 100 * 1024**2}, "max_workers": 2}}
-    with growing_cluster(pools, idle_seconds=3, most=2) as cluster, (tmp_path / "log").open("w") as log:
+    with growing_cluster(pools, idle_seconds=6, most=2) as cluster, (tmp_path / "log").open("w") as log:
         assert cluster.look().machines == {}
         words = arguments_of(source, tmp_path / "run", "--workers", "2", "--writing.shard_reports", "30", shards=False)
         job = subprocess.Popen(
             [sys.executable, JOB, *words], cwd=ROOT, env=cluster.environment, stdout=log, stderr=log, text=True
         )
-        seen = [moment for _, moment in watch(cluster, job, 240)]
+        seen = [moment for _, moment in watch(cluster, job, 500)]
 
     told = (tmp_path / "log").read_text()
     assert job.returncode == 0, told[-3000:]
