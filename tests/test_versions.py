@@ -29,12 +29,12 @@ ROOT = Path(__file__).resolve().parents[1]
 OWN = {"python": "3.11.7", "raymedlt": "0.1.0 (files 00000000)", "torch": "2.14.1", "numpy": "2.4.6"}
 
 
-def fresh(program: str, *path: Path, timeout: float = 120) -> Any:
+def fresh(program: str, *path: Path, cwd: Path | None = None, timeout: float = 120) -> Any:
     """What a program prints as JSON, run in an interpreter of its own that finds packages in `path` first."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("RAY")}
     run = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(program)], capture_output=True, text=True, timeout=timeout,
-        env=kept | {"PYTHONPATH": os.pathsep.join(map(str, path))}, cwd=path[0], check=False,
+        env=kept | {"PYTHONPATH": os.pathsep.join(map(str, path))}, cwd=cwd or path[0], check=False,
     )  # fmt: skip
     assert run.returncode == 0, run.stderr[-3000:]
     return json.loads(run.stdout.splitlines()[-1])
@@ -164,6 +164,12 @@ CLUSTER = """
             pass
     except VersionError as error:
         told["at once"] = str(error)
+    cluster.add_node(num_cpus=1, env_vars={"PYTHONPATH": os.environ["BROKEN"]})
+    try:
+        with connect(1, address=cluster.address):
+            pass
+    except VersionError as error:
+        told["broken"] = str(error)
     import ray
     ray.__version__ = "2.59.0"
     try:
@@ -178,14 +184,18 @@ CLUSTER = """
 
 def test_nodes_of_a_real_cluster_are_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two raylets, the second of which joins later and has another scipy: its worker refuses its first shard, and the
-    next run is refused when it connects. Then a driver with another Ray."""
+    next run is refused when it connects. Then a node with an empty raymedlt, and a driver with another Ray."""
+    (tmp_path / "broken/raymedlt").mkdir(parents=True)
+    (tmp_path / "broken/raymedlt/__init__.py").touch()
+    monkeypatch.setenv("BROKEN", str(tmp_path / "broken"))
     monkeypatch.setenv("LIE", str(installed(tmp_path / "lie", "scipy", "1.0.0")))
     monkeypatch.setenv("FOLDER", str(tmp_path / "run"))
-    told = fresh(CLUSTER, ROOT, timeout=300)
+    told = fresh(CLUSTER, ROOT, cwd=tmp_path, timeout=400)
     own = versions_here()["scipy"]
     assert told["cluster"] == [1, 2, 1, True]
     assert told["replica"] == [{"CPU": 1, "GPU": 1, "training": 0.001}, {"CPU": 1}]
     assert f"scipy {own} and 1.0.0" in told["later"]
     assert told["done"] == 0
     assert f"would compute differently: scipy {own} and 1.0.0" in told["at once"]
+    assert "can't run raymedlt" in told["broken"]
     assert "this driver has Ray 2.59.0" in told["ray"]
