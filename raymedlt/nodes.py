@@ -7,7 +7,7 @@ import re
 from typing import Any
 
 from raymedlt.errors import ConfigError, VersionError
-from raymedlt.versions import refuse_differences, versions_here
+from raymedlt.versions import DRIVER, refuse_differences, versions_here
 
 POOLS = "RAYMEDLT_POOLS"
 """Environment variable of a cluster's head: what its pools hold at most, such as "CPU=64,GPU=6,training=2". Ray tells
@@ -20,12 +20,12 @@ _SECONDS = 60.0
 
 
 def pools() -> dict[str, float]:
-    """What POOLS says; {} without it.
+    """What POOLS says; {} without it, and on a Ray that the run started itself: that one stays as it is.
 
     Raises:
         ConfigError: it isn't of the form above.
     """
-    told = os.environ.get(POOLS, "")
+    told = os.environ.get(POOLS, "") if DRIVER in os.environ else ""
     if not re.fullmatch(r"(\w+=\d+(,\w+=\d+)*)?", told):
         raise ConfigError(f"the environment variable {POOLS} is {told!r}", "such as CPU=64,GPU=6,training=2")
     return {name: float(count) for name, _, count in (part.partition("=") for part in told.split(",") if part)}

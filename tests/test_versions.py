@@ -125,6 +125,8 @@ def test_rays_own_refusal_in_our_words() -> None:
 @pytest.mark.parametrize("told", ["CPU", "CPU=", "CPU=1;GPU=2", "CPU=-1", ",", "CPU=1,"])
 def test_pools_that_can_not_be_read_are_refused(told: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(nodes.POOLS, told)
+    assert nodes.pools() == {}, "nobody asks on a Ray of the run's own"
+    monkeypatch.setenv(DRIVER, "{}")
     with pytest.raises(ConfigError, match="RAYMEDLT_POOLS"):
         nodes.pools()
 
