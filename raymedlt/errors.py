@@ -59,6 +59,12 @@ class MissingDependencyError(RaymedltError):
     exit_code = 2
 
 
+class VersionError(RaymedltError):
+    """Driver and nodes of a cluster have other versions of something: results would depend on the node."""
+
+    exit_code = 2
+
+
 class ConsistencyError(RaymedltError):
     """Counts in and counts out differ, or a stored file doesn't match its ledger entry: a bug or a damaged disk."""
 

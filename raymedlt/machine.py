@@ -49,12 +49,20 @@ def settle(
     known = ledger.done(SETTLE, "machine")
     if known is None:
         chosen = _device(device, replicas, key, connect)
-        nodes = connect().nodes if connect is not None else 1
+        cluster = connect() if connect is not None else None
         # On a cluster of several nodes the CPUs of this one say nothing about a replica's.
-        threads = 1 if nodes > 1 else max(1, cpus() // replicas)
+        several = cluster is not None and (cluster.nodes > 1 or cluster.grows)
+        threads = 1 if several else max(1, cpus() // replicas)
         known = dataclasses.asdict(Settings(chosen, _precision(precision, chosen), threads))
         ledger.commit(SETTLE, "machine", [], known)
     return Settings(**known)
+
+
+def driver_device(settings: Settings) -> Device:
+    """Where the driver computes: on its own GPU, which the head of a cluster may lack."""
+    import torch
+
+    return settings.device if settings.device == "cpu" or torch.cuda.is_available() else "cpu"
 
 
 def refuse_missing_gpu(device: str, key: str) -> None:

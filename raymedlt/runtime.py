@@ -22,9 +22,11 @@ from typing import Any
 from raymedlt.cpus import cpus
 from raymedlt.errors import InterruptedRun, RaymedltError
 from raymedlt.ledger import Ledger, LedgerHandle
+from raymedlt.nodes import TRAINING, capacity, pools, refuse_other_versions, refused_by_ray
 from raymedlt.progress import Progress
 from raymedlt.shards import ShardFunction, answer, given, pending_of, run_shards_locally, summaries_of
 from raymedlt.storage import Storage, content_hash
+from raymedlt.versions import DRIVER, check_worker, tell_workers, versions_here
 
 __all__ = [
     "ATTEMPTS",
@@ -67,9 +69,13 @@ class Cluster:
     """What the run was connected to, for the report."""
 
     cpus: float
-    """Logical CPUs; a local Ray is given more than the machine has (see `connect`)."""
+    """Logical CPUs that it has or may come to have; a local Ray is given more than the machine has (see `connect`)."""
     gpus: float
+    """GPUs that it has or may come to have (see `nodes.capacity`)."""
     nodes: int
+    """Nodes at this moment."""
+    grows: bool
+    """Whether more nodes may come."""
     started: bool
     """Whether a local Ray was started for this run."""
     seconds: float
@@ -87,7 +93,7 @@ def private_by_default() -> None:
 
 def worker_environment() -> dict[str, str]:
     """Environment variables for worker processes: one thread each, and as private as this process."""
-    return ONE_THREAD | {name: os.environ[name] for name in _PRIVATE if name in os.environ}
+    return ONE_THREAD | {name: os.environ[name] for name in (*_PRIVATE, DRIVER) if name in os.environ}
 
 
 @contextlib.contextmanager
@@ -99,9 +105,15 @@ def connect(workers: int, *, address: str | None = None) -> Iterator[Cluster]:
     token authentication, without a dashboard, and has at least two CPUs more (logically) than `workers`, since
     Ray Data waits for ever, without an error, when its actors hold every CPU.
 
+    On a cluster that was there before, every node must have the driver's versions of what decides results: it is asked
+    now, and worker processes look again when they begin, since other nodes may join later.
+
     Args:
         workers: worker processes that the run will use, at least 1.
         address: of a cluster, as `ray.init` takes it.
+
+    Raises:
+        VersionError: the cluster or one of its nodes has other versions than this process.
     """
     import ray
 
@@ -112,7 +124,11 @@ def connect(workers: int, *, address: str | None = None) -> Iterator[Cluster]:
     if not found:
         with _signals_kept():
             if address:
-                ray.init(address=address, logging_level=logging.WARNING, log_to_driver=True)
+                try:
+                    ray.init(address=address, logging_level=logging.WARNING, log_to_driver=True)
+                except RuntimeError as error:
+                    ray.shutdown()  # it is half connected
+                    raise refused_by_ray(error) or error from None
             else:
                 # Ray turns token authentication on by itself and warns of it. RAY_AUTH_MODE can't be set here to say
                 # the same: Ray read it when it was imported, and would start servers that look for a missing token.
@@ -127,17 +143,22 @@ def connect(workers: int, *, address: str | None = None) -> Iterator[Cluster]:
                 )
     try:
         _quiet_ray_data()
-        resources = ray.cluster_resources()
+        if address and not found:
+            refuse_other_versions()
+            os.environ[DRIVER] = tell_workers(versions_here())
+        resources = capacity()
         nodes = sum(bool(node["Alive"]) for node in ray.nodes())
         yield Cluster(
-            cpus=float(resources.get("CPU", 0)),
-            gpus=float(resources.get("GPU", 0)),
+            cpus=resources.get("CPU", 0.0),
+            gpus=resources.get("GPU", 0.0),
             nodes=nodes,
+            grows=bool(pools()),
             started=not found and not address,
             seconds=time.monotonic() - began,
         )
     finally:
         if not found:
+            os.environ.pop(DRIVER, None)
             ray.shutdown()
 
 
@@ -337,12 +358,17 @@ def _fit(
     from ray.train.torch import TorchConfig, TorchTrainer
 
     environment = worker_environment() | {key: str(threads) for key in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
+
+    def replica() -> None:
+        check_worker()
+        worker()
+
     trainer = TorchTrainer(
-        worker,
+        replica,
         scaling_config=ScalingConfig(
             num_workers=room[1] if room[0] == room[1] else room,
             use_gpu=gpu,
-            resources_per_worker={"CPU": 1.0, "GPU": 1.0} if gpu else {"CPU": 1.0},
+            resources_per_worker=needs_of_replica(gpu),
             elastic_resize_monitor_interval_s=resize_seconds,
         ),
         torch_config=TorchConfig(backend="nccl" if gpu else "gloo"),
@@ -356,6 +382,13 @@ def _fit(
         ),
     )  # fmt: skip
     trainer.fit()
+
+
+def needs_of_replica(gpu: bool) -> dict[str, float]:
+    """Resources of a replica for the scheduler; with a GPU it goes to a node for trainings, where there is one."""
+    if not gpu:
+        return {"CPU": 1.0}
+    return {"CPU": 1.0, "GPU": 1.0} | ({TRAINING: 0.001} if TRAINING in capacity() else {})
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
@@ -377,6 +410,8 @@ def worker_deaths(stage: str) -> Iterator[None]:
     try:
         yield
     except ray.exceptions.RayError as error:
+        if isinstance(error, ray.exceptions.RayTaskError) and isinstance(error.cause, RaymedltError):
+            raise error.cause from None
         raise RaymedltError(
             f"stage '{stage}': Ray gave up ({type(error).__name__}) after {ATTEMPTS} attempts at a shard",
             "worker processes that live long enough to finish one shard",

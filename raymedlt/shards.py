@@ -16,6 +16,7 @@ from raymedlt.connection import trouble
 from raymedlt.errors import ConsistencyError, RaymedltError, without_message
 from raymedlt.ledger import Ledger, LedgerHandle
 from raymedlt.progress import Progress
+from raymedlt.versions import check_worker
 
 ShardFunction = Callable[[str], dict[str, Any]]
 """Does one shard: computes, writes its files, commits them (`LedgerHandle.commit`) and returns the summary."""
@@ -77,6 +78,7 @@ def do_once(stage: str, shard: str, handle: LedgerHandle, function: ShardFunctio
 def answer(stage: str, shard: str, handle: LedgerHandle, function: ShardFunction) -> dict[str, Any]:
     """A shard's row: errors travel as data, since Ray Data would log them with all their text."""
     try:
+        check_worker()
         do_once(stage, shard, handle, function)
     except RaymedltError as error:
         return {"shard": shard, "error": pickle.dumps(error)}

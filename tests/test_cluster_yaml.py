@@ -1,114 +1,321 @@
-"""cluster.yaml: what Ray's own validator accepts, and the points that keep reports private."""
+"""cluster.yaml and cluster/: what Ray's own validator accepts, what keeps reports private, and pinned versions.
+
+A rule is a function that returns what is wrong with a file. Every rule must hold for the files as they are, and must
+fail for each of its spoilt copies below.
+"""
 
 from __future__ import annotations
 
 import copy
 import re
-from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-
-ROOT = Path(__file__).resolve().parents[1]
-FILE = ROOT / "cluster.yaml"
-
-
-@pytest.fixture(scope="module")
-def text() -> str:
-    return FILE.read_text()
+from cluster_files import BASES, CLOUDS, KUBERAY, LAUNCHER, PROJECT, RAY, ROOT, Config, Rule, spoilt
+from packaging.requirements import Requirement
 
 
-@pytest.fixture
-def cluster(text: str) -> dict[str, Any]:
-    loaded: dict[str, Any] = yaml.safe_load(text)
+def read(name: str) -> Config:
+    """A launcher's file."""
+    loaded: Config = yaml.safe_load((ROOT / name).read_text())
     return loaded
 
 
-def prepared(cluster: dict[str, Any]) -> dict[str, Any]:
-    """The configuration as `ray up` fills and checks it, without asking AWS."""
+def prepared(config: Config) -> Config:
+    """The configuration as `ray up` fills and checks it, without asking a cloud."""
     from ray.autoscaler._private.util import prepare_config, validate_config
 
-    whole: dict[str, Any] = prepare_config(copy.deepcopy(cluster))
+    whole: Config = prepare_config(copy.deepcopy(config))
     validate_config(whole)
     return whole
 
 
-def test_ray_accepts_it(cluster: dict[str, Any]) -> None:
-    whole = prepared(cluster)
-    assert whole["available_node_types"]["cpu_spot"]["max_workers"] == 4
-    assert whole["head_start_ray_commands"] == cluster["head_start_ray_commands"]
+@pytest.mark.parametrize("name", LAUNCHER)
+def test_ray_accepts_it(name: str) -> None:
+    config = read(name)
+    whole = prepared(config)
+    assert whole["head_start_ray_commands"] == config["head_start_ray_commands"]
+    assert whole["worker_setup_commands"][: len(config["setup_commands"])] == config["setup_commands"]
 
 
-def test_the_validator_would_say_no(cluster: dict[str, Any]) -> None:
-    """The check above can fail: a misspelt key, a head that isn't there, and too many workers are refused."""
-    for change in ({"max_wrokers": 4}, {"head_node_type": "hed"}, {"max_workers": "four"}):
-        with pytest.raises(Exception, match=r"max_wrokers|head_node_type|four"):
-            prepared(cluster | change)
+@pytest.mark.parametrize("name", LAUNCHER)
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        ("max_wrokers", 4, "max_wrokers"),
+        ("idle_timeout_minutes", "five", "five"),
+        ("provider/type", None, "type"),
+        ("docker/image", None, "image"),
+        ("head_start_ray_commands", "ray start", "ray start"),
+    ],
+)
+def test_ray_would_say_no(name: str, path: str, value: Any, message: str) -> None:
+    with pytest.raises(Exception, match=message):
+        prepared(spoilt(read(name), path, value))
 
 
-def test_with_the_gpu_pool_it_is_valid_too(text: str) -> None:
-    begin, end = text.index("  # gpu_spot:"), text.index("head_node_type:")
-    pool = re.sub(r"^  # ", "  ", text[begin:end], flags=re.MULTILINE)
-    whole = prepared(yaml.safe_load(text[:begin] + pool + text[end:]))
-    gpu = whole["available_node_types"]["gpu_spot"]
-    assert gpu["min_workers"] == 0
-    assert gpu["node_config"]["InstanceType"].startswith("g")
-    assert gpu["node_config"]["MetadataOptions"]["HttpTokens"] == "required"
+def test_all_machines_of_ones_own_join_at_once() -> None:
+    """Ray doesn't know what they have before they join, so that from zero they would never be asked for."""
+    config = read("cluster/local.yaml")
+    (machines,) = prepared(config)["available_node_types"].values()
+    assert machines["min_workers"] == machines["max_workers"] == len(config["provider"]["worker_ips"])
 
 
-def test_the_head_does_no_work_and_workers_are_spot_from_zero(cluster: dict[str, Any]) -> None:
-    types = cluster["available_node_types"]
-    head = types[cluster["head_node_type"]]
-    assert head["resources"] == {"CPU": 0}
-    assert "InstanceMarketOptions" not in head["node_config"]
-    workers = {name: pool for name, pool in types.items() if name != cluster["head_node_type"]}
-    assert workers
-    for pool in workers.values():
-        assert pool["min_workers"] == 0
-        assert pool["node_config"]["InstanceMarketOptions"] == {"MarketType": "spot"}
+# What all files must keep to
 
 
-def test_machines_are_closed(cluster: dict[str, Any]) -> None:
-    assert cluster["provider"]["cache_stopped_nodes"] is False
-    for pool in cluster["available_node_types"].values():
-        machine = pool["node_config"]
-        assert machine["MetadataOptions"]["HttpTokens"] == "required"
-        assert machine["MetadataOptions"]["HttpPutResponseHopLimit"] == 1
-        assert machine["SecurityGroupIds"], "without one Ray opens SSH to the internet"
-        assert machine["IamInstanceProfile"], "without one Ray makes a role with full access"
-        assert machine["BlockDeviceMappings"]
-        for disk in machine["BlockDeviceMappings"]:
-            assert disk["Ebs"]["Encrypted"] is True
-            assert disk["Ebs"]["DeleteOnTermination"] is True
+def pools(config: Config) -> list[str]:
+    """The head does no work, on demand; workers come from zero, and only trainings pay for machines that stay."""
+    spot = {
+        "aws": lambda node: node.get("InstanceMarketOptions") == {"MarketType": "spot"},
+        "gcp": lambda node: node.get("scheduling", {}).get("provisioningModel") == "SPOT",
+    }[config["provider"]["type"]]
+    types, wrong = config["available_node_types"], []
+    head = types[config["head_node_type"]]
+    if head["resources"].get("CPU") != 0 or spot(head["node_config"]):
+        wrong.append("head")
+    workers = {name: pool for name, pool in types.items() if name != config["head_node_type"]}
+    if set(workers) != {"cpu_spot", "gpu_spot", "gpu_training"}:
+        wrong.append("pools")
+    for name, pool in workers.items():
+        trains = "training" in pool["resources"]
+        if pool["min_workers"] != 0 or not 1 <= pool["max_workers"] <= config["max_workers"]:
+            wrong.append(f"{name}: number")
+        if trains != (name == "gpu_training") or spot(pool["node_config"]) == trains:
+            wrong.append(f"{name}: spot")
+    return wrong
 
 
-def test_nothing_listens_to_the_world(cluster: dict[str, Any], text: str) -> None:
-    assert "0.0.0.0" not in text
-    start = " ".join(cluster["head_start_ray_commands"])
-    assert "--dashboard-host=127.0.0.1" in start
-    assert "security_group" not in cluster["provider"]
+def install(config: Config) -> list[str]:
+    """The checkout, with the pinned versions and the FAISS of the pool."""
+    wrong = [] if config["file_mounts"].get("~/raymedlt") == "." else ["checkout"]
+    wrong += [f"sync {name}" for name in (".git", "runs") if f"**/{name}" not in config["rsync_exclude"]]
+    lists = {"cpu": config["setup_commands"]}
+    for name, pool in config.get("available_node_types", {}).items():
+        if name.startswith("gpu"):
+            lists[f"gpu of {name}"] = pool.get("worker_setup_commands", [])
+    for name, commands in lists.items():
+        line = f"cd ~/raymedlt && pip install --no-input -c cluster/constraints.txt -e '.[{name[:3]}]'"
+        if line not in commands or "chmod 600 ~/.ray/auth_token" not in commands:
+            wrong.append(name)
+    return wrong
 
 
-def test_every_node_asks_for_the_token(cluster: dict[str, Any]) -> None:
-    for name in ("head_start_ray_commands", "worker_start_ray_commands"):
-        assert "RAY_AUTH_MODE=token ray start" in " ".join(cluster[name])
-    assert "-e RAY_AUTH_MODE=token" in cluster["docker"]["run_options"]
-    assert cluster["file_mounts"]["~/.ray/auth_token"] == "~/.ray/auth_token"
-    assert not re.search(r"RAY_AUTH_TOKEN\s*=", FILE.read_text()), "a token in the file would be committed"
+def token(config: Config) -> list[str]:
+    """Every process asks for the token, the machines get it, and it isn't written in the file."""
+    lines = {name: " ".join(config[f"{name}_start_ray_commands"]) for name in ("head", "worker")}
+    wrong = [name for name, line in lines.items() if "RAY_AUTH_MODE=token ray start" not in line]
+    if "-e RAY_AUTH_MODE=token" not in config["docker"]["run_options"]:
+        wrong.append("container")
+    if config["file_mounts"].get("~/.ray/auth_token") != "~/.ray/auth_token":
+        wrong.append("file")
+    return wrong + re.findall(r"RAY_AUTH_TOKEN\s*=", yaml.safe_dump(config))
 
 
-def test_versions_are_pinned_to_what_the_package_asks_for(cluster: dict[str, Any]) -> None:
+def closed(config: Config) -> list[str]:
+    """The dashboard and the job server listen on loopback; nothing listens to the world; nothing is told to Ray."""
+    start, text = " ".join(config["head_start_ray_commands"]), yaml.safe_dump(config)
+    wrong = [word for word in ("--dashboard-host=127.0.0.1", "--disable-usage-stats") if word not in start]
+    wrong += [word for word in ("0.0.0.0", "security_group", "--privileged", "::/0") if word in text]
+    return wrong
+
+
+def images(config: Config) -> list[str]:
+    """Ray's images in the version of the package, with CUDA where there is a GPU."""
+    wrong = [] if config["docker"]["image"] == BASES["cpu"] else ["image"]
+    for name, pool in config.get("available_node_types", {}).items():
+        wanted = BASES["gpu"] if name.startswith("gpu") else None
+        if pool.get("docker", {}).get("worker_image") != wanted:
+            wrong.append(name)
+    return wrong
+
+
+def capacity(config: Config) -> list[str]:
+    """What the driver is told is what the pools hold at most."""
+    cpus = {"m7i.2xlarge": 8, "g6.2xlarge": 8, "g6e.4xlarge": 16}
+    most = {"CPU": 0, "GPU": 0, "training": 0}
+    for name, pool in config["available_node_types"].items():
+        if name != config["head_node_type"]:
+            node = pool["node_config"]
+            most["CPU"] += pool["max_workers"] * (pool["resources"].get("CPU") or cpus[node["InstanceType"]])
+            most["GPU"] += pool["max_workers"] * name.startswith("gpu")
+            most["training"] += pool["max_workers"] * pool["resources"].get("training", 0)
+    line = "-e RAYMEDLT_POOLS=" + ",".join(f"{name}={count}" for name, count in most.items())
+    return [] if line in config["docker"].get("head_run_options", []) else [line]
+
+
+def aws_machines(config: Config) -> list[str]:
+    """Encrypted disks that go with the machine, IMDSv2, an own security group, role and image."""
+    wrong = [] if config["provider"]["cache_stopped_nodes"] is False else ["stopped machines keep their disks"]
+    for name, pool in config["available_node_types"].items():
+        node = pool["node_config"]
+        options = node.get("MetadataOptions", {})
+        if options.get("HttpTokens") != "required" or options.get("HttpPutResponseHopLimit") != 1:
+            wrong.append(f"{name}: metadata")
+        wrong += [
+            f"{name}: {key}" for key in ("SecurityGroupIds", "IamInstanceProfile", "ImageId") if not node.get(key)
+        ]
+        disks = [disk["Ebs"] for disk in node.get("BlockDeviceMappings", [])]
+        if not disks or not all(disk.get("Encrypted") is True and disk.get("DeleteOnTermination") for disk in disks):
+            wrong.append(f"{name}: disks")
+    return wrong
+
+
+def gcp_machines(config: Config) -> list[str]:
+    """Disks under a key of one's own that go with the machine, shielded machines, no public address, own account."""
+    wrong = [] if config["provider"].get("use_internal_ips") is True else ["addresses"]
+    for name, pool in config["available_node_types"].items():
+        node = pool["node_config"]
+        shield = node.get("shieldedInstanceConfig", {})
+        if not (shield.get("enableVtpm") and shield.get("enableIntegrityMonitoring")):
+            wrong.append(f"{name}: shield")
+        if not name.startswith("gpu") and not shield.get("enableSecureBoot"):
+            wrong.append(f"{name}: secure boot")
+        if any("accessConfigs" in each for each in node.get("networkInterfaces", [{"accessConfigs": []}])):
+            wrong.append(f"{name}: public address")
+        if not all(disk.get("diskEncryptionKey") and disk.get("autoDelete") for disk in node["disks"]):
+            wrong.append(f"{name}: disks")
+        if [each["email"].partition("@")[0] for each in node.get("serviceAccounts", [])] != ["raymedlt"]:
+            wrong.append(f"{name}: account")
+    return wrong
+
+
+HEAD_LINE = "head_start_ray_commands/1"
+SPOT = "available_node_types/gpu_spot"
+TRAINING = "available_node_types/gpu_training"
+LAUNCHER_RULES: list[tuple[Rule, tuple[str, ...], list[tuple[str, Any]]]] = [
+    (
+        pools,
+        CLOUDS,
+        [
+            ("available_node_types/head/resources/CPU", 8),
+            ("available_node_types/cpu_spot/min_workers", 1),
+            (f"{SPOT}/max_workers", 99),
+            (f"{SPOT}/resources/training", 1),
+            (TRAINING, None),
+        ],
+    ),
+    (pools, CLOUDS[:1], [(f"{SPOT}/node_config/InstanceMarketOptions", None)]),
+    (pools, CLOUDS[1:], [(f"{SPOT}/node_config/scheduling", None)]),
+    (
+        install,
+        LAUNCHER,
+        [("setup_commands/1", "pip install raymedlt"), ("setup_commands/0", None), ("file_mounts/~~raymedlt", None)],
+    ),
+    (install, CLOUDS, [(f"{SPOT}/worker_setup_commands", None), ("rsync_exclude", [])]),
+    (
+        token,
+        LAUNCHER,
+        [
+            (HEAD_LINE, "ray start --head"),
+            ("worker_start_ray_commands/1", "ray start"),
+            ("docker/run_options", []),
+            ("file_mounts/~~.ray~auth_token", None),
+            ("initialization_commands/0", "export RAY_AUTH_TOKEN=abc"),
+        ],
+    ),
+    (closed, LAUNCHER, [(HEAD_LINE, "RAY_AUTH_MODE=token ray start --head --dashboard-host=0.0.0.0")]),
+    (images, LAUNCHER, [("docker/image", "rayproject/ray:latest"), ("docker/image", "rayproject/ray:2.59.0-py311")]),
+    (images, CLOUDS, [(f"{SPOT}/docker/worker_image", BASES["cpu"]), (f"{TRAINING}/docker", None)]),
+    (capacity, CLOUDS, [(f"{SPOT}/max_workers", 2), (f"{TRAINING}/resources/training", 2), ("docker", {})]),
+    (
+        aws_machines,
+        CLOUDS[:1],
+        [
+            ("provider/cache_stopped_nodes", True),
+            (f"{SPOT}/node_config/MetadataOptions/HttpTokens", "optional"),
+            (f"{SPOT}/node_config/SecurityGroupIds", []),
+            (f"{TRAINING}/node_config/ImageId", None),
+            ("available_node_types/head/node_config/BlockDeviceMappings/0/Ebs/Encrypted", False),
+        ],
+    ),
+    (
+        gcp_machines,
+        CLOUDS[1:],
+        [
+            ("provider/use_internal_ips", False),
+            (f"{SPOT}/node_config/shieldedInstanceConfig/enableVtpm", False),
+            ("available_node_types/head/node_config/shieldedInstanceConfig/enableSecureBoot", False),
+            (f"{TRAINING}/node_config/networkInterfaces/0/accessConfigs", [{"type": "ONE_TO_ONE_NAT"}]),
+            (f"{TRAINING}/node_config/disks/0/diskEncryptionKey", None),
+            ("available_node_types/cpu_spot/node_config/serviceAccounts", None),
+        ],
+    ),
+]
+EACH_FILE = [(rule, name) for rule, names, _ in LAUNCHER_RULES for name in names]
+EACH_SPOILT = [(rule, name, *how) for rule, names, ways in LAUNCHER_RULES for name in names for how in ways]
+
+
+@pytest.mark.parametrize(("rule", "name"), dict.fromkeys(EACH_FILE))
+def test_the_launchers_files_keep_to(rule: Rule, name: str) -> None:
+    assert rule(read(name)) == []
+
+
+@pytest.mark.parametrize(("rule", "name", "path", "value"), EACH_SPOILT)
+def test_the_rule_sees_it(rule: Rule, name: str, path: str, value: Any) -> None:
+    config = read(name)
+    if "~~" in path:  # keys of file_mounts hold slashes
+        folder, _, key = path.partition("/")
+        del config[folder]["~/" + key.removeprefix("~~").replace("~", "/")]
+        changed = config
+    else:
+        changed = spoilt(config, path, value)
+    assert rule(changed) != []
+
+
+# Versions: one Ray, one set of packages
+
+
+def dockerfile(text: str) -> list[str]:
+    """Ray's pinned images, the pinned packages, and a user who isn't root."""
+    lines = [line for line in text.splitlines() if line and not line.startswith("#")]
+    bases = dict(re.findall(r"^FROM (\S+) AS (cpu|gpu)$", text, re.MULTILINE))
+    wrong = [] if {kind: base for base, kind in bases.items()} == BASES else ["base"]
+    users = [line.split()[1] for line in lines if line.startswith("USER")]
+    wrong += [] if users == ["1000:100"] else ["user"]
+    wrong += [] if any("pip install" in line and "-c cluster/constraints.txt" in line for line in lines) else ["pins"]
+    copied = [line for line in lines if line.startswith("COPY")]
+    wrong += [] if copied and all("--chown=1000:100" in line for line in copied) else ["owner"]
+    return wrong + [line for line in lines if line.startswith("ADD") or re.match(r"COPY .* \. \.$", line)]
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (BASES["gpu"], "rayproject/ray:latest-gpu"),
+        ("USER 1000:100", "USER root"),
+        ("-c cluster/constraints.txt ", ""),
+        ("COPY --chown=1000:100 raymedlt raymedlt", "COPY --chown=1000:100 . ."),
+    ],
+)
+def test_the_image_is_pinned_and_nobody_is_root_in_it(old: str, new: str) -> None:
+    text = (ROOT / "cluster/Dockerfile").read_text()
+    assert dockerfile(text) == []
+    assert dockerfile(text.replace(old, new)) != []
+
+
+def pins() -> dict[str, str]:
+    """Package -> version of cluster/constraints.txt."""
+    lines = (ROOT / "cluster/constraints.txt").read_text().splitlines()
+    return dict(line.split("==") for line in lines if not line.startswith("#"))
+
+
+def test_pinned_versions_are_ones_that_the_package_asks_for() -> None:
     import ray
 
-    image = re.fullmatch(r"rayproject/ray:(\d+\.\d+)\.\d+-py311", cluster["docker"]["image"])
-    assert image
-    assert image.group(1) == ".".join(ray.__version__.split(".")[:2])
-    assert f"ray[data,default,train]>={image.group(1)}" in (ROOT / "pyproject.toml").read_text()
+    found = pins()
+    wanted = {each.name: each for each in map(Requirement, PROJECT["dependencies"])}
+    assert found["ray"] == RAY == ray.__version__
+    assert len(found) > 20
+    for name, version in found.items():
+        assert name not in wanted or wanted[name].specifier.contains(version), (name, version)
 
 
-def test_the_project_is_installed_with_faiss_for_cpus(cluster: dict[str, Any]) -> None:
-    assert cluster["file_mounts"]["~/raymedlt"] == "."
-    assert any("pip install" in command and "-e '.[cpu]'" in command for command in cluster["setup_commands"])
-    for name in (".git", "runs"):
-        assert f"**/{name}" in cluster["rsync_exclude"]
+@pytest.mark.parametrize("name", [*LAUNCHER, *KUBERAY, "cluster/Dockerfile", "cluster/README.md"])
+def test_one_version_of_ray_everywhere(name: str) -> None:
+    text = (ROOT / name).read_text()
+    named = set(re.findall(r"(?:rayproject/ray:|ray\[default\]==|rayVersion: \")(\d[\d.]*\d)", text))
+    assert named <= {RAY}
+    assert named or name.endswith("README.md")
+    assert "0.0.0.0" not in text

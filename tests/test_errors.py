@@ -47,6 +47,7 @@ def test_exit_codes():
         "InputError": 2,
         "RunConflictError": 2,
         "MissingDependencyError": 2,
+        "VersionError": 2,
         "ConsistencyError": 1,
         "InterruptedRun": InterruptedRun.exit_code,
     }

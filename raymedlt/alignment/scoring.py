@@ -12,6 +12,7 @@ from raymedlt.alignment.reading import Given
 from raymedlt.alignment.rewards import Reward, RewardModel, load_reward
 from raymedlt.errors import ConfigError, RaymedltError, without_message
 from raymedlt.storage import Storage
+from raymedlt.versions import check_worker
 
 Score = Callable[[Sequence[str], Sequence[Given]], Sequence[Sequence[float | None]]]
 """Completions, references -> for each completion a value per reward. Pure: see `rewards.load_reward`."""
@@ -128,6 +129,7 @@ class Answer(NamedTuple):
 def made(make: Callable[[], Score]) -> tuple[Score | None, bytes]:
     """A worker's score, or the pickled error of its making."""
     try:
+        check_worker()
         return make(), b""
     except Exception as error:
         return None, as_data(error, "making the rewards")

@@ -22,6 +22,7 @@ from raymedlt.images.distributed import put_pixels, stream, streamed
 from raymedlt.images.examples import Examples
 from raymedlt.ledger import LedgerHandle
 from raymedlt.machine import Settings
+from raymedlt.nodes import capacity
 from raymedlt.runtime import run_replicas, worker_environment
 from raymedlt.storage import Storage
 
@@ -138,14 +139,13 @@ def predict_on_ray(
 
     Memory: per actor the model and `batch` decoded images.
     """
-    import ray
     from ray.data import ActorPoolStrategy
 
     read_about(folder)
     schema = dataset.schema(fetch_if_missing=False)
     if schema is not None:
         _check_columns(schema.names, column)
-    leaves_one = actors < ray.cluster_resources().get("CPU", 0)
+    leaves_one = actors < capacity().get("CPU", 0)
     return dataset.map_batches(
         _Predict,
         fn_constructor_args=(str(folder), column, device),

@@ -10,8 +10,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-
 from raymedlt import __version__
 from raymedlt.classifier.ablation import other_uses, variants
 from raymedlt.classifier.backbone import LITE0
@@ -35,7 +33,7 @@ from raymedlt.images.examples import Examples
 from raymedlt.images.networks import weights_bytes
 from raymedlt.images.stages import data_parts, rejected_rows
 from raymedlt.ledger import FOLDER, Ledger
-from raymedlt.machine import Settings
+from raymedlt.machine import Settings, driver_device
 from raymedlt.progress import Progress
 from raymedlt.schema import TEST, VALIDATION
 from raymedlt.storage import FileEntry, Storage, content_hash, sha256_of
@@ -71,7 +69,7 @@ def finish(
 ) -> None:
     """Score, and write everything that the run leaves."""
     config = outcome.config
-    if scoring_device(outcome.settings) != outcome.settings.device:
+    if driver_device(outcome.settings) != outcome.settings.device:
         progress.say("warning: trained on GPUs, but this machine has none: scoring goes on its CPU, slowly")
     compared = other_uses(config)
     networks = len(outcome.members) * (1 + len(compared)) + len(_others(config))
@@ -126,16 +124,11 @@ def _network(storage: Storage, name: str) -> LabelGraphClassifier:
     return from_safetensors(storage.read_bytes(f"_work/trained/{name}.safetensors"))
 
 
-def scoring_device(settings: Settings) -> str:
-    """Where the networks are scored: the driver's own GPU, which the head of a cluster may lack."""
-    return settings.device if settings.device == "cpu" or torch.cuda.is_available() else "cpu"
-
-
 def _both(model: LabelGraphClassifier, examples: Examples, outcome: Outcome) -> tuple[Any, Any]:
     """Logits of the validation and of the test images."""
     own, settings = outcome.config.evaluation, outcome.settings
     use_threads(settings.threads)
-    device = scoring_device(settings)
+    device = driver_device(settings)
     model.to(device)
     parts = [
         logits_of(

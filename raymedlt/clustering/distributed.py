@@ -34,6 +34,7 @@ from raymedlt.ledger import Ledger, LedgerHandle
 from raymedlt.progress import Progress
 from raymedlt.runtime import ATTEMPTS, worker_deaths, worker_environment
 from raymedlt.storage import content_hash
+from raymedlt.versions import check_worker
 
 CELLS, NEIGHBOURS, SEARCH = "cells", "neighbours", "second-search"
 
@@ -303,6 +304,7 @@ class _Searcher:
         import ray
         import torch
 
+        check_worker()
         use_threads(1)
         index: Index = ray.get(self._reference[0])
         return index.on("cuda") if torch.cuda.is_available() else index

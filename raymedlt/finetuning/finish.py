@@ -36,7 +36,7 @@ from raymedlt.images.arranging import Data
 from raymedlt.images.examples import Pixels
 from raymedlt.images.stages import data_parts, image_sizes, rejected_rows
 from raymedlt.ledger import Ledger, flatten
-from raymedlt.machine import Settings
+from raymedlt.machine import Settings, driver_device
 from raymedlt.progress import Progress
 from raymedlt.runreport.words import counted
 from raymedlt.storage import FileEntry, Storage, below, content_hash, folder_and_name, sha256_of
@@ -154,7 +154,8 @@ def _scored(
         evaluation = evaluate(
             completions, references, studies.patient_ids[own].tolist(),
             complete=complete if all(complete) else None, language=studies.languages[own].tolist(), clusters=clusters,
-            bertscore=config.scoring.bertscore, chexbert=config.scoring.chexbert, device=outcome.settings.device,
+            bertscore=config.scoring.bertscore, chexbert=config.scoring.chexbert,
+            device=driver_device(outcome.settings),
         )  # fmt: skip
         found.append(
             Scored.of(

@@ -11,6 +11,7 @@ import numpy as np
 from raymedlt.errors import RaymedltError
 from raymedlt.images.arranging import EXAMPLES_FILE, Data, examples_of
 from raymedlt.images.examples import Bytes, Examples, PixelShards, Rows, pixels_of
+from raymedlt.nodes import capacity
 from raymedlt.runtime import worker_environment
 from raymedlt.storage import Storage
 
@@ -67,7 +68,7 @@ def stream(
 
     if not rows:
         return
-    free = ray.cluster_resources().get("CPU", 0) - replicas
+    free = capacity().get("CPU", 0) - replicas
     context = ray.data.DataContext.get_current()
     context.execution_options.preserve_order = True
     context.enable_progress_bars = False

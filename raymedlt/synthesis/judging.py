@@ -22,7 +22,7 @@ from raymedlt.errors import InputError
 from raymedlt.images.arranging import Data
 from raymedlt.images.examples import Examples
 from raymedlt.ledger import Ledger, LedgerHandle
-from raymedlt.machine import Settings
+from raymedlt.machine import Settings, driver_device
 from raymedlt.schema import SYNTHETIC_IMAGES, TEST, TRAIN, VALIDATION
 from raymedlt.shards import ShardFunction
 from raymedlt.storage import Storage, below
@@ -54,7 +54,7 @@ def fit_gate(config: SynthesizeConfig, data: Data, machine: Settings, classifier
         # a class of the classifier that these images' labels don't speak of is unknown in all of them
         np.where(place >= 0, examples.labels_NC[held_out][:, place], 0.0),
         np.where(place >= 0, examples.known_NC[held_out][:, place], False),
-        settings=config.gate, seed=config.seed, device=machine.device,
+        settings=config.gate, seed=config.seed, device=driver_device(machine),
     )  # fmt: skip
     gate.save(below(config.output, GATE))
     ledger.commit(FIT_GATE, "gate", entries_of(ledger.storage, GATE), {"fitted": gate.about})
