@@ -266,55 +266,76 @@ class SheetConfig:
         require(self.decoys >= 0, "sheet.decoys", self.decoys, "0 or more")
 
 
-EVALUATIONS = ("enrichment",)
-"""What `jobs/evaluate.py --what` can do so far."""
-
 Part = Literal["recovery", "contradiction", "injection", "sheet"]
 PARTS: tuple[Part, ...] = ("recovery", "contradiction", "injection", "sheet")
 
 
 @dataclass(frozen=True, kw_only=True)
+class TextScorersConfig:
+    """generation: scores by models in local folders, beside those that need none."""
+
+    clusters: str | None = None
+    """Folder of a cluster model of findings (model/findings of jobs/enrich.py, clusters/findings of jobs/align.py).
+    Default: that of an aligned run; else no cluster F1."""
+    bertscore: str | None = None
+    """Local folder of a transformers encoder for BERTScore. Default: not computed, and said so."""
+    chexbert: str | None = None
+    """Local folder of CheXbert weights. Default: not computed, and said so."""
+
+    def __post_init__(self) -> None:
+        refuse_credentials("scoring.clusters", self.clusters)
+
+
+@dataclass(frozen=True, kw_only=True)
 class EvaluateConfig:
-    """Audit a finished run: how far can what it added be trusted? Leaves tables, an audit sheet and a page."""
+    """Judge a finished run, alone or against another one: scores with intervals, paired tests, tables, a page."""
 
     what: Literal["enrichment", "classifier", "synthesis", "generation"] = "enrichment"
-    """What to evaluate. Only enrichment exists so far."""
+    """What the run made: enrichment (of jobs/enrich.py), classifier (classify), synthesis (synthesize), generation:
+    written reports (finetune, align)."""
     run: str = "runs/enrich"
-    """Folder or URI of the finished run: what jobs/enrich.py was given as --output."""
+    """Folder or URI of the finished run: what its job was given as --output."""
+    against: str | None = None
+    """Another finished run of the same kind: differences `run` - `against` on what both have, paired over patients."""
     parts: list[Part] = field(default_factory=lambda: list(PARTS))
-    """recovery: hide sentences and see whether they are offered back; contradiction: additions against label tables;
-    injection: known errors offered to the guard; sheet: a sample for two readers."""
+    """enrichment: recovery: hide sentences and see whether they are offered back; contradiction: additions against
+    label tables; injection: known errors offered to the guard; sheet: a sample for two readers."""
     labels: LabelsConfig = field(default_factory=LabelsConfig)
-    """Labels for the part contradiction."""
+    """enrichment: labels for the part contradiction."""
     folds: int = 5
-    """recovery: one of so many parts of the patients is scored, the others are learnt from."""
+    """enrichment, recovery: one of so many parts of the patients is scored, the others are learnt from."""
     injected_reports: int = 2000
-    """injection: reports drawn; each is offered at most one error and one good sentence of every kind."""
+    """enrichment, injection: reports drawn; each is offered at most one error and one good sentence of every kind."""
     sheet: SheetConfig = field(default_factory=SheetConfig)
-    """The audit sheet."""
+    """enrichment: the audit sheet."""
+    scoring: TextScorersConfig = field(default_factory=TextScorersConfig)
+    """generation: scores by models in local folders."""
+    bootstrap: int = 1000
+    """Resamples of patients for the 95 % intervals; not of an audit."""
+    permutations: int = 2000
+    """against: of the paired randomisation tests; the smallest p is one in so many and one."""
+    examples: int = 12
+    """against, generation and enrichment: reports side by side, those that differ most."""
     seed: int = 0
     """Seed of every random choice."""
     output: str = "runs/evaluate"
-    """Folder or URI that receives tables, sheet and page. The same command again resumes."""
+    """Folder or URI that receives tables, figures and page. The same command again resumes."""
     describe: bool = False
     """Print what would be done and run nothing."""
     restart: bool = False
-    """Delete this job's earlier results in `output`, the sheet too, and begin anew."""
+    """Delete this job's earlier results in `output`, a sheet too, and begin anew."""
     max_rejected: int | None = None
     """Fail when more cells of a filled-in sheet than this are rejected. Default: no limit."""
 
     def __post_init__(self) -> None:
-        require(
-            self.what in EVALUATIONS,
-            "what",
-            self.what,
-            f"{', '.join(EVALUATIONS)} (the others are planned and do not exist yet)",
-        )
-        for key in ("run", "output"):
+        for key in ("run", "against", "output"):
             refuse_credentials(key, getattr(self, key))
         require(bool(self.parts) or self.sheet.read is not None, "parts", self.parts, "at least one part")
         require(self.folds >= 2, "folds", self.folds, "at least 2")
         require(self.injected_reports >= 1, "injected_reports", self.injected_reports, "at least 1")
+        require(self.bootstrap >= 0, "bootstrap", self.bootstrap, "0 or more")
+        require(self.permutations >= 1, "permutations", self.permutations, "at least 1")
+        require(self.examples >= 0, "examples", self.examples, "0 or more")
         require(self.max_rejected is None or self.max_rejected >= 0, "max_rejected", self.max_rejected, "0 or more")
         require(
             not (self.restart and self.sheet.read),

@@ -291,6 +291,33 @@ STUDIES = pa.schema(
 )
 
 
+# What jobs/evaluate.py leaves of any other run: its scores, and where there is one those of the run beside it.
+
+SCORES = pa.schema(
+    [
+        ("name", pa.string()),
+        ("part", pa.string()),  # a class, a finding, a group of classes; "" for all
+        ("count", pa.int64()),  # of what it is over: images, reports, positives
+        *(
+            pa.field(name, pa.float64())  # null where undefined, and without another run
+            for side in ("run", "against", "difference")
+            for name in (side, f"{side}_low", f"{side}_high")
+        ),
+        pa.field("p", pa.float64()),  # two-sided, of the paired randomisation test; null where there was none
+    ]
+)
+
+ITEM_SCORES = pa.schema(
+    [
+        ("item_id", pa.string()),  # of a report
+        ("patient_id", pa.string()),
+        ("name", pa.string()),
+        pa.field("run", pa.float64()),  # NaN where undefined
+        pa.field("against", pa.float64()),  # null without another run
+    ]
+)
+
+
 def conform(table: pa.Table, schema: pa.Schema, name: str) -> pa.Table:
     """Order and cast `table`'s columns to `schema`.
 

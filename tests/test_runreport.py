@@ -32,6 +32,8 @@ from raymedlt.runreport.page import (
     Reading,
     Readings,
     Section,
+    Step,
+    Steps,
     Switch,
     Table,
     figure_json,
@@ -178,6 +180,30 @@ def test_readings_put_texts_beside_an_image_with_their_marks():
     style = text[: text.index("</style>")]
     marks = ("same", "right", "partly", "wrong", "missed", "unsaid", "head")
     assert all(f".piece-{mark} {{" in style for mark in marks)
+
+
+def test_a_reading_without_an_image_has_no_room_for_one():
+    block = Readings(readings=[Reading(title="t", texts=[("a", [Piece(text="plain")])])])
+    text = render(Page(title="t", verdict="v", sections=[Section(title="s", blocks=[block])]))
+    assert '<article class="reading reading-bare">' in text
+    assert '<div class="reading-picture">' not in text
+
+
+def test_steps_lead_to_the_pages_beside_theirs():
+    steps = [
+        Step(title=EVIL, href="enrich/report.html", tag=EVIL, text=EVIL, lines=[(EVIL, EVIL)], note=EVIL),
+        Step(title="Later"),
+    ]
+    text = render(Page(title="t", verdict="v", sections=[Section(title="s", blocks=[Steps(steps)])]))
+    assert re.findall(r'<li class="step">\s*<h3><a href="([^"]*)"', text) == ["enrich/report.html"]
+    assert text.count("&lt;img src=x") == 6  # title, tag, text, a line's two words, note
+    assert "<img" not in text
+
+
+@pytest.mark.parametrize("href", ["javascript:alert(1)", "//else.where/x", "../x", "/etc/passwd", "a b", "x/", EVIL])
+def test_a_step_leads_nowhere_else(href):
+    with pytest.raises(ValueError, match="below the page's own folder"):
+        Step(title="t", href=href)
 
 
 def test_long_tables_are_cut_and_say_so():

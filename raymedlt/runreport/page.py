@@ -170,6 +170,33 @@ class Gallery:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Step:
+    """A part of a longer run: a coloured word for its state, figures, and the page that tells more.
+
+    href: relative to the page, or "" where there is no such page yet.
+    """
+
+    title: str
+    href: str = ""
+    tag: str = ""
+    text: str = ""
+    lines: Sequence[tuple[str, str]] = ()
+    note: str = ""
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"([A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)*)?", self.href):
+            raise ValueError(f"a link to {self.href!r}, expected a file below the page's own folder")
+
+
+@dataclass(frozen=True)
+class Steps:
+    """Steps in their order, in a grid of cards that lead to their pages."""
+
+    kind: ClassVar[str] = "steps"
+    steps: Sequence[Step]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Piece:
     """A part of a text. `marks` name how it is drawn; `note` is shown when it is pointed at.
 
@@ -184,11 +211,11 @@ class Piece:
 
 @dataclass(frozen=True, kw_only=True)
 class Reading:
-    """An image and texts about it, side by side: (title, pieces). `tags` are coloured words: (word, mark)."""
+    """An image, if there is one, and texts, side by side: (title, pieces). `tags` are coloured words: (word, mark)."""
 
     title: str
-    picture: Picture
     texts: Sequence[tuple[str, Sequence[Piece]]]
+    picture: Picture | None = None
     tags: Sequence[tuple[str, str]] = ()
 
 
@@ -217,7 +244,7 @@ class Switch:
     panels: Sequence[tuple[str, Sequence[Block]]]
 
 
-Block = Paragraph | KeyValues | Table | Figure | Examples | Gallery | Readings | Code | Switch
+Block = Paragraph | KeyValues | Table | Figure | Examples | Gallery | Steps | Readings | Code | Switch
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,8 +16,8 @@ from runs import ROOT, SENTINEL, Undisturbed, digests, environment, undisturbed
 
 from raymedlt import schema
 from raymedlt.config import EvaluateConfig, flatten
-from raymedlt.enrichment.audit.evaluation import describe, run
 from raymedlt.job import main
+from raymedlt.judging.running import describe, run
 
 
 @pytest.fixture(scope="module")
@@ -233,14 +233,6 @@ def test_another_seed_is_another_audit(words: list[str], copy: Path, capsys: pyt
 
 
 # What can't be audited
-
-
-@pytest.mark.parametrize("what", ["classifier", "synthesis", "generation"])
-def test_what_does_not_exist_yet(what: str) -> None:
-    told = script("--what", what)
-    assert told.returncode == 2
-    assert f"what is '{what}'. Expected: enrichment" in told.stderr
-    assert told.stdout == ""
 
 
 def test_no_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -35,8 +35,9 @@ SHEET_CSV, SHEET_PAGE, SHEET_KEY = "sheet/sheet.csv", "sheet/sheet.html", "sheet
 NO_ERRORS = f"known errors exist for these languages only: {', '.join(errors.LANGUAGES)}"
 NO_ADDITIONS = "the run has no additions"
 
-# What may differ between a run and the next one on its folder: where it reads from, and which parts it does.
-_FREE = ("run", "parts", "sheet.read", "sheet.key")
+# What may differ between a run and the next one on its folder: where it reads from, which parts it does, and what is
+# of other evaluations.
+_FREE = ("run", "parts", "sheet.read", "sheet.key", "against", "scoring", "bootstrap", "permutations", "examples")
 
 _WHAT = {
     page.RECOVERY: "hide sentences of one patient in {folds}, learnt from the others; are they offered back?",
@@ -95,7 +96,9 @@ def run(config: EvaluateConfig) -> str:
     inputs = [sha256_of(source.storage.read_bytes(MANIFEST))]
     if config.labels.path:
         inputs.append(sha256_of(read_file(config.labels.path, "labels.path")))
-    decisive = {key: value for key, value in hashed_part(config).items() if key not in _FREE}
+    decisive = {
+        key: value for key, value in hashed_part(config).items() if key not in _FREE and not key.startswith("scoring.")
+    }
     decisive["rule tables"] = tables_hash()
     digest = content_hash(json.dumps(decisive, sort_keys=True))
     storage = Storage.of(config.output)
