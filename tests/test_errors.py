@@ -49,6 +49,7 @@ def test_exit_codes():
         "MissingDependencyError": 2,
         "VersionError": 2,
         "ConsistencyError": 1,
+        "StorageError": 1,
         "InterruptedRun": InterruptedRun.exit_code,
     }
     assert InterruptedRun.exit_code == 143

