@@ -14,12 +14,13 @@ from runs import JOB, ROOT, SENTINEL, arguments_of, script, small_reports, table
 
 def test_a_run_on_an_empty_cluster_brings_its_machines_and_leaves_it_empty(tmp_path: Path) -> None:
     source = small_reports(tmp_path / "small.csv", 120)
-    alone = script(*arguments_of(source, tmp_path / "alone", "--workers", "2", shards=False))
+    small = ("--workers", "2", "--writing.shard_reports", "30")
+    alone = script(*arguments_of(source, tmp_path / "alone", *small, shards=False))
     assert alone.returncode == 0, alone.stderr
     pools = {"cpu_spot": {"resources": {"CPU": 1, "object_store_memory": 100 * 1024**2}, "max_workers": 2}}
     with growing_cluster(pools, idle_seconds=6, most=2) as cluster, (tmp_path / "log").open("w") as log:
         assert cluster.look().machines == {}
-        words = arguments_of(source, tmp_path / "run", "--workers", "2", "--writing.shard_reports", "30", shards=False)
+        words = arguments_of(source, tmp_path / "run", *small, shards=False)
         job = subprocess.Popen(
             [sys.executable, JOB, *words], cwd=ROOT, env=cluster.environment, stdout=log, stderr=log, text=True
         )
