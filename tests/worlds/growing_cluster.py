@@ -13,7 +13,6 @@ import os
 import secrets
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -23,22 +22,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from heads import RAY, free_ports
 from runs import descendants, environment, wait_for
 
-RAY = (sys.executable, "-m", "ray.scripts.scripts")
 HEAD_TYPE = "ray.head.default"  # the name that Ray's provider gives the head
 SHARD_WORKERS = ("ray::Map", "ray::_Searcher")  # command lines of processes that do shards
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports that nobody listens on at this moment."""
-    held = [socket.socket() for _ in range(count)]
-    for each in held:
-        each.bind(("127.0.0.1", 0))
-    ports: list[int] = [each.getsockname()[1] for each in held]
-    for each in held:
-        each.close()
-    return ports
 
 
 @dataclass(frozen=True)
