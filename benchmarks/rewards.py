@@ -6,7 +6,8 @@
 overlap: GRPO of a small fine-tuned policy on the phantom: TRL's own trainer, which asks for rewards after generation,
 against ours, on the same model and seeds. The reward is a remote judge: it waits, one completion after another, and
 uses no processor. Its time is a share of the time of generation (0, 25, 100 %). Ours generates in one batch and in
-micro-batches; what micro-batches cost by themselves is printed too. Completions and rewards of TRL and of ours in one
+micro-batches; what micro-batches cost by themselves is printed too, and what ours costs without a reward, which
+rewards_free.py measures more finely. Completions and rewards of TRL and of ours in one
 batch must be equal, and so must all rewards of a completion wherever it was computed.
 processor: the same with the cluster reward (MiniLM, all computed on the processor), in threads and in Ray actors.
 dispatch: least-loaded against random (as verl spreads them) on uneven costs: seconds until all are done.
@@ -19,6 +20,8 @@ It fails where a bar of TARGETS is missed or results differ.
 from __future__ import annotations
 
 import argparse
+import contextlib
+import functools
 import itertools
 import json
 import random
@@ -27,13 +30,13 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from common import report
 
-TARGETS = {"exposed": 0.10, "step": 1.05, "free": 1.02, "cache": 5.0}
+TARGETS = {"exposed": 0.10, "step": 1.05, "cache": 5.0}
 SIDES = ("trl", "ours", "ours micro")
 COSTS = (0.0, 0.25, 1.0)
 STEPS, WARM = 8, 2
@@ -60,26 +63,25 @@ class Judge:
         return score
 
 
-def train(folder: str, side: str, seconds: float, clusters: str, steps: int) -> dict[str, Any]:
-    """Some steps of one side; seconds of each step, of its generation and of waiting; rewards."""
-    import functools
-
-    import torch
+@contextlib.contextmanager
+def trainer_of(
+    folder: str, side: str, make: Any, steps: int, rewards: list[Any], waited: Any = None, generated: Any = None
+) -> Iterator[Any]:
+    """TRL's trainer or ours of a fine-tuned model, whose rewards, and seconds, are noted for each step."""
     from peft import LoraConfig
     from trl import GRPOConfig, GRPOTrainer
 
     from raymedlt.alignment.config import AlignConfig, PolicyConfig, RolloutsConfig
     from raymedlt.alignment.learning import _asked, _ordered, _references, arguments, lora_modules
-    from raymedlt.alignment.policy import REFERENCE, PolicyProcessor
+    from raymedlt.alignment.policy import PolicyProcessor
     from raymedlt.alignment.pool import RayRewardPool, ThreadRewardPool
-    from raymedlt.alignment.scoring import Rewards
     from raymedlt.alignment.trainer import OverlappedGRPOTrainer
     from raymedlt.finetuning.finished import open_finished
     from raymedlt.machine import Settings
     from raymedlt.runtime import connect
     from raymedlt.schema import TRAIN
 
-    torch.set_num_threads(1)
+    waited, generated = [] if waited is None else waited, [] if generated is None else generated
     base = open_finished(folder)
     writer, studies = base.writer("cpu"), base.studies()
     count = PROMPTS * GENERATIONS
@@ -88,7 +90,6 @@ def train(folder: str, side: str, seconds: float, clusters: str, steps: int) -> 
         training=PolicyConfig(steps=steps, micro_batch=count // 3, rate=1e-4),
     )
     references = _references(studies)
-    make: Any = Rewards(("cluster_f1_strict",), clusters) if clusters else Judge(seconds)
     common = {
         "model": writer.model,
         "args": GRPOConfig(**arguments(config, Settings("cpu", "bfloat16", 1), tempfile.mkdtemp())),
@@ -98,24 +99,6 @@ def train(folder: str, side: str, seconds: float, clusters: str, steps: int) -> 
             r=8, lora_alpha=32, lora_dropout=0.0, target_modules=lora_modules(writer.model, ("q_proj", "v_proj"))
         ),
     }
-    ended, rewards, waited, generated = [time.monotonic()], [], [], []
-
-    class Clock:
-        """Seconds of the steps."""
-
-        def note(self, trainer: Any) -> Any:
-            from transformers import TrainerCallback
-
-            class Noted(TrainerCallback):
-                def on_step_begin(self, *args: Any, **kwargs: Any) -> None:
-                    ended[-1] = ended[-1] if len(ended) > 1 else time.monotonic()
-
-                def on_step_end(self, *args: Any, **kwargs: Any) -> None:
-                    ended.append(time.monotonic())
-
-            trainer.add_callback(Noted())
-            return trainer
-
     if side == "trl":
         score = make()
 
@@ -124,9 +107,10 @@ def train(folder: str, side: str, seconds: float, clusters: str, steps: int) -> 
             found = score([each[0]["content"] for each in completions], [references[row] for row in reference])
             waited.append(time.monotonic() - began)
             rewards.append([row[0] for row in found])
-            return rewards[-1]
+            values: list[float | None] = rewards[-1]
+            return values
 
-        trainer = Clock().note(GRPOTrainer(**common, reward_funcs=[reward]))
+        trainer = GRPOTrainer(**common, reward_funcs=[reward])
         plain = trainer._generate_single_turn
 
         @functools.wraps(plain)
@@ -138,28 +122,49 @@ def train(folder: str, side: str, seconds: float, clusters: str, steps: int) -> 
                 generated.append(time.monotonic() - began)
 
         trainer._generate_single_turn = timed
-        trainer.train()
-    else:
+        yield trainer
+        return
 
-        def told(rollouts: Any) -> None:
-            waited.append(rollouts.exposed_seconds)
-            generated.append(rollouts.generation_seconds)
-            rewards.append([row[0] for row in rollouts.rewards])
+    def told(rollouts: Any) -> None:
+        waited.append(rollouts.exposed_seconds)
+        generated.append(rollouts.generation_seconds)
+        rewards.append([row[0] for row in rollouts.rewards])
 
-        def go(pool: Any) -> None:
-            own = OverlappedGRPOTrainer(
-                **common, pool=pool, reward_names=["reward"], references=references,
-                rollout_batch=count // MICRO_BATCHES if "micro" in side else 0, told=told,
-            )  # fmt: skip
-            Clock().note(own).train()
-
+    with contextlib.ExitStack() as stack:
         if "actors" in side:
-            with connect(2), RayRewardPool(make, least=1, most=1) as pool:
-                go(pool)
+            stack.enter_context(connect(2))
+            pool: Any = stack.enter_context(RayRewardPool(make, least=1, most=1))
         else:
-            with ThreadRewardPool(make, 1) as pool:
-                go(pool)
-    assert REFERENCE
+            pool = stack.enter_context(ThreadRewardPool(make, 1))
+        yield OverlappedGRPOTrainer(
+            **common, pool=pool, reward_names=["reward"], references=references,
+            rollout_batch=count // MICRO_BATCHES if "micro" in side else 0, told=told,
+        )  # fmt: skip
+
+
+def train(folder: str, side: str, seconds: float, clusters: str, steps: int) -> dict[str, Any]:
+    """Some steps of one side; seconds of each step, of its generation and of waiting; rewards."""
+    import torch
+    from transformers import TrainerCallback
+
+    from raymedlt.alignment.scoring import Rewards
+
+    torch.set_num_threads(1)
+    ended, rewards, waited, generated = [time.monotonic()], [], [], []
+
+    class Noted(TrainerCallback):
+        """Seconds of the steps."""
+
+        def on_step_begin(self, *args: Any, **kwargs: Any) -> None:
+            ended[-1] = ended[-1] if len(ended) > 1 else time.monotonic()
+
+        def on_step_end(self, *args: Any, **kwargs: Any) -> None:
+            ended.append(time.monotonic())
+
+    make: Any = Rewards(("cluster_f1_strict",), clusters) if clusters else Judge(seconds)
+    with trainer_of(folder, side, make, steps, rewards, waited, generated) as trainer:
+        trainer.add_callback(Noted())
+        trainer.train()
     lasted = [after - before for before, after in itertools.pairwise(ended)]
     return {
         "seconds": lasted[WARM:], "generation": generated[WARM:], "waited": waited[WARM:], "rewards": rewards,
@@ -205,9 +210,6 @@ def overlap(folder: str, rounds: int) -> tuple[dict[str, Any], list[str]]:
         ]  # fmt: skip
         return round(statistics.median(values), 4)
 
-    ratio = middle(("ours", 0, "seconds"), ("trl", 0, "seconds"))
-    if ratio > TARGETS["free"]:
-        missed.append(f"free when cheap: {ratio:.3f} of TRL's step, at most {TARGETS['free']}")
     if any(turn["ours"][0]["rewards"] != turn["trl"][0]["rewards"] for turn in found):
         missed.append("rewards of TRL and of ours differ")
     rows = []
@@ -229,7 +231,7 @@ def overlap(folder: str, rounds: int) -> tuple[dict[str, Any], list[str]]:
         "completions a step": PROMPTS * GENERATIONS, "micro-batches": MICRO_BATCHES, "rounds": rounds,
         "seconds a step without a reward": {name: middle((name, 0, "seconds")) for name in SIDES},
         "seconds of generation": {name: middle((name, 0, "generation")) for name in SIDES},
-        "ours / TRL without a reward": ratio,
+        "ours / TRL without a reward": middle(("ours", 0, "seconds"), ("trl", 0, "seconds")),
         "micro-batched generation / one batch": middle(("ours micro", 0, "generation"), ("ours", 0, "generation")),
         "with a judge": rows,
     }  # fmt: skip
