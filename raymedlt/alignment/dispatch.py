@@ -143,10 +143,19 @@ class Dispatcher:
         """See `pool.RewardPool`."""
         with self._changed:
             self._must_know(tickets)
-            self._changed.wait_for(lambda: self._over(tickets), seconds)
+            if not self._over(tickets):
+                self._wait(tickets, seconds)
             self._must_know(tickets)  # another thread may have taken them
             self._raise_error(tickets)
             return [self._given(ticket) for ticket in tickets]
+
+    def _wait(self, tickets: Sequence[int], seconds: float | None) -> None:
+        self._scheduler.hurry += 1
+        self._events.put(None)
+        try:
+            self._changed.wait_for(lambda: self._over(tickets), seconds)
+        finally:
+            self._scheduler.hurry -= 1
 
     def figures(self) -> PoolFigures:
         """See `pool.RewardPool`."""

@@ -2,6 +2,8 @@
 
 * A worker gets up to `batch` completions at a time, and fewer where that lets all workers have some. It may have a
   second batch waiting, so that it isn't idle between two.
+* While all that waits would take less than `worth_seconds` it isn't sent, unless somebody waits for it: the calls would
+  cost more than they hide.
 * The worker with the least left to do gets the next batch. What a batch takes is estimated by its characters, from the
   batches before.
 * What was being scored when a worker died is tried again, each completion alone, so that one that kills its worker
@@ -37,6 +39,8 @@ class PoolSettings:
     """Completions scored by one call, at most."""
     remembered: int = 20_000
     """Pairs of completion and reference whose values are kept, with their texts; the latest."""
+    worth_seconds: float = 0.005
+    """What would take less than this, all together, is held back until somebody waits for it."""
     hung_seconds: float = 120.0
     """A batch that takes longer has its worker killed. Its completions are tried again, each alone; one that takes
     longer alone is given up."""
@@ -52,6 +56,8 @@ class PoolSettings:
             raise ConfigError(
                 f"batch {self.batch}, remembered {self.remembered}", "batch >= 1 and remembered >= 0", "correct them"
             )
+        if self.worth_seconds < 0:
+            raise ConfigError(f"worth_seconds {self.worth_seconds}", "at least 0", "correct it")
         if not min(self.hung_seconds, self.start_seconds, self.grow_seconds, self.idle_seconds) > 0:
             raise ConfigError("a time limit of 0 seconds or less", "more than 0", "correct it")
 
@@ -100,6 +106,8 @@ class Scheduler:
     """Workers that died, hung or didn't get ready."""
     restarts: int
     """Workers started in their stead."""
+    hurry: int
+    """Callers that wait for values."""
 
     def __init__(self, settings: PoolSettings, least: int, most: int) -> None:
         """Args:
@@ -116,7 +124,7 @@ class Scheduler:
         self._workers: dict[int, _Worker] = {}
         self._queue: deque[Item] = deque()
         self._suspects: deque[Item] = deque()
-        self._numbers = self._vacant = self.deaths = self.restarts = 0
+        self._numbers = self._vacant = self.deaths = self.restarts = self.hurry = 0
         self._seconds = self._characters = 0.0
 
     @property
@@ -205,7 +213,7 @@ class Scheduler:
         ready = [worker for worker in self._workers.values() if worker.ready]
         if len(ready) == len(self._workers) == self._wanted < len(self._deaths_in_a_row):
             backlog = sum(self._left(worker, now) for worker in ready)
-            backlog += self._rate * sum(len(item.completion or "") + 1 for item in (*self._suspects, *self._queue))
+            backlog += self._waiting_seconds()
             if backlog > self._settings.grow_seconds * len(ready) and self._free_place() is not None:
                 self._wanted += 1
                 return
@@ -222,6 +230,8 @@ class Scheduler:
 
     def assign(self, now: float) -> list[tuple[int, Batch]]:
         """Batches for the workers that have room, as (worker, batch); they are entered already."""
+        if self._characters and not self.hurry and self._waiting_seconds() < self._settings.worth_seconds:
+            return []
         ready = [worker for worker in self._workers.values() if worker.ready]
         share = min(self._settings.batch, math.ceil(len(self._queue) / max(1, len(ready))))
         assigned = []
@@ -254,6 +264,10 @@ class Scheduler:
     def _rate(self) -> float:
         """Seconds per character: a moving average."""
         return self._seconds / self._characters if self._characters else _PRIOR
+
+    def _waiting_seconds(self) -> float:
+        """What one worker would need for the queue."""
+        return self._rate * sum(len(item.completion or "") + 1 for item in (*self._suspects, *self._queue))
 
     def _left(self, worker: _Worker, now: float) -> float:
         """Seconds until a worker has done what it has; a batch that is overdue is expected to take as long again."""

@@ -58,7 +58,7 @@ def expected(completions: Sequence[str], references: Sequence[Given]) -> list[tu
 
 
 def pool_of(score: Tiny, workers: int = 1, **settings: float) -> ThreadRewardPool:
-    return ThreadRewardPool(lambda: score, workers, replace(PoolSettings(), **settings))
+    return ThreadRewardPool(lambda: score, workers, replace(PoolSettings(worth_seconds=0), **settings))
 
 
 def until(condition: Callable[[], bool]) -> None:
@@ -284,7 +284,7 @@ def item(characters: int, now: float = 0.0) -> Item:
 
 
 def ready_scheduler(least: int, most: int | None = None, **settings: float) -> Scheduler:
-    scheduler = Scheduler(replace(PoolSettings(), **settings), least, most or least)
+    scheduler = Scheduler(replace(PoolSettings(worth_seconds=0), **settings), least, most or least)
     for worker in scheduler.staff(0)[0]:
         scheduler.ready(worker, 0)
     return scheduler
@@ -398,7 +398,7 @@ def test_a_pool_grows_and_shrinks() -> None:
     score = Tiny()
     score.gate.clear()
 
-    settings = PoolSettings(batch=1, grow_seconds=1e-4, idle_seconds=0.3)
+    settings = PoolSettings(batch=1, grow_seconds=1e-4, idle_seconds=0.3, worth_seconds=0)
     with Dispatcher(_Threads(lambda: score), settings, 1, 3) as pool:
         tickets = pool.submit(TEXTS[:40], [None] * 40)
         until(lambda: pool.figures().workers == 3)
@@ -478,5 +478,32 @@ def test_settings_that_are_refused() -> None:
             Scheduler(PoolSettings(), least, most)
     with pytest.raises(ConfigError, match="batch 0, remembered 20000"):
         PoolSettings(batch=0)
+    with pytest.raises(ConfigError, match="worth_seconds -1"):
+        PoolSettings(worth_seconds=-1)
     with pytest.raises(ConfigError, match="a time limit of 0 seconds or less"):
         PoolSettings(idle_seconds=0)
+
+
+def test_what_takes_next_to_no_time_is_held_back_until_somebody_waits() -> None:
+    scheduler = ready_scheduler(1, worth_seconds=1.0)
+    scheduler.add(item(99))
+    ((worker, batch),) = scheduler.assign(0)  # nothing is known of its time
+    scheduler.answered(worker, batch.number, 0.5, 1)
+    for _ in range(2):
+        assert scheduler.assign(1) == []
+        scheduler.add(item(99))
+    assert sizes(scheduler.assign(1)) == {1: [2]}  # by now worth a call
+    scheduler.add(item(10))
+    scheduler.hurry = 1
+    assert sizes(scheduler.assign(1)) == {1: [1]}
+
+
+def test_values_held_back_are_computed_when_gathered() -> None:
+    score = Tiny()
+    with pool_of(score, worth_seconds=60) as pool:
+        assert pool.gather(pool.submit(["a"], [None])) == expected(["a"], [None])
+        tickets = pool.submit(["bb", "cc"], [None] * 2) + pool.submit(["dd"], [None])
+        assert pool.figures().pending == 3
+        assert score.asked == [["a"]]
+        assert pool.gather(tickets) == expected(["bb", "cc", "dd"], [None] * 3)
+        assert len(score.asked) == 2
