@@ -13,9 +13,10 @@ A kill's moment is drawn with a key, over the stages of the undisturbed run (see
 kind:
 
     worker    a process that computes a shard (SIGKILL)
-    actor     one that searches, draws, writes, rewards or trains, or Ray Train's controller
+    actor     one that searches, draws, writes, rewards or trains
     node      a raylet with all its workers; after some seconds another node joins
-    driver    the process that was started, and the same command again
+    driver    the process that was started; or Ray Train's controller beside it, for which the job must end with a clear
+              error; and the same command again
 
 Where there is no worker or actor for some seconds after that moment, a node or the driver is killed instead. Fails
 unless every run ends with exit code 0 and the bytes of the undisturbed one in all tables, models, metrics (without
@@ -28,28 +29,26 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import hashlib
 import json
 import os
 import random
-import re
 import shutil
 import signal
 import subprocess
 import sys
 import threading
 import time
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
-import pyarrow.parquet as pq
 from common import report
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "tests" / "jobs"))  # the tests' arguments and environment
+from faults_account import apart, recomputed, result, steps_again
 from nodes import Nodes
-from runs import QUICK_FINETUNE, ROOT, arguments_of, digests, small_reports
+from runs import QUICK_FINETUNE, ROOT, arguments_of, small_reports
 from synthesis_kills import Moment, at_work, begin, marker_times, moments, stage_of, stages
 
 JOBS = ("enrich", "synthesize", "classify", "finetune", "align")
@@ -58,19 +57,14 @@ TOLERANCE = 1e-3
 CPUS = 2
 """Of each node; a job has as many workers."""
 KINDS = ("worker", "actor", "node", "driver")
-ACTORS = ("ray::_Searcher", "ray::MapWorker", "ray::RayTrainWorker", "ray::TrainController", "ray::_Actor")
+CONTROLLER, REPLICA = "ray::TrainController", "ray::RayTrainWorker"
+ACTORS = ("ray::_Searcher", "ray::MapWorker", "ray::_Actor", REPLICA)
 LONGEST = 1800.0
 """Seconds without an end after which a run counts as hung."""
 PATIENCE = 15.0
 """Seconds to wait for a process of the kind that was drawn."""
 UNTIL_JOINED = (0.0, 5.0)
 """Seconds until another node is started in a killed one's stead."""
-OF_THE_RUN = re.compile(
-    r"(^|/)(report\.html|README\.md|manifest\.json|driver\.json|timings\.json|config\.yaml|\.[^/]+)$"
-    r"|(^|/)(_work|finish)/|^_ledger/cluster/"
-)
-"""Files that tell times or the output's place, with the markers that hold their sha256, or are no result."""
-TIMES = re.compile("^seconds|seconds$|^(waited_for_data|workers|scored|shared|hits|misses|deaths|replicas)$")
 
 
 class Case(NamedTuple):
@@ -132,11 +126,26 @@ class Runner:
     def __init__(self, nodes: Nodes, trace: Path) -> None:
         self.nodes, self.trace = nodes, trace
         self.joining: list[threading.Thread] = []
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def begin(self, command: Sequence[str], log: Path) -> subprocess.Popen[bytes]:
+        """Start a driver."""
+        self.process = begin(command, log, self.nodes.environment())
+        return self.process
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Kill the driver that is left, if any."""
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait()
 
     def calm(self, command: Sequence[str], log: Path) -> tuple[float, float]:
         """When an undisturbed run began, and the seconds it took."""
         began = time.time()
-        process = begin(command, log, self.nodes.environment())
+        process = self.begin(command, log)
         if process.wait():
             sys.exit(f"{' '.join(command)} ended with {process.returncode}\n{log.read_text(errors='replace')[-3000:]}")
         self.events()
@@ -148,7 +157,7 @@ class Runner:
         """A run with these kills, to its end."""
         log, told, failures = output.with_name("log"), [], 0
         began = started = time.time()
-        process = begin(command, log, self.nodes.environment())
+        process = self.begin(command, log)
         for moment, kind in planned:
             while process.poll() is None and not at_work(process, output, moment.after):
                 if time.time() - started > LONGEST:
@@ -159,10 +168,10 @@ class Runner:
             if process.poll() is not None:
                 break
             last = [stage_of(marker) for _, marker in marker_times(output, began)][-1:] or ["nothing"]
-            struck = self.strike(kind, process, rng)
+            struck = self.strike(kind, process, rng, log)
             told.append({"kind": struck, "drawn": kind, "last marker of": last[0], "at": time.time() - began})
-            if struck == "driver":
-                process = begin(command, log, self.nodes.environment())
+            if struck.startswith(("driver", "controller")):
+                process = self.begin(command, log)
                 started = time.time()
         while True:
             try:
@@ -172,12 +181,12 @@ class Runner:
             if process.returncode == 0 or failures == 3:
                 break
             failures += 1
-            process = begin(command, log, self.nodes.environment())
+            process = self.begin(command, log)
         for thread in self.joining:
             thread.join()
         return {"kills": told, "gave up": failures, "code": process.returncode, "seconds": time.time() - began}
 
-    def strike(self, kind: str, process: subprocess.Popen[bytes], rng: random.Random) -> str:
+    def strike(self, kind: str, process: subprocess.Popen[bytes], rng: random.Random, log: Path) -> str:
         """One kill of this kind, or of another that is possible; says which it was."""
         ends = time.monotonic() + PATIENCE
         while kind in ("worker", "actor"):
@@ -196,6 +205,15 @@ class Runner:
             self.joining = [threading.Thread(target=self._join, args=(rng.uniform(*UNTIL_JOINED),))]
             self.joining[0].start()
             return kind
+        names = self.nodes.workers()
+        controllers = [pid for pid, name in names.items() if name.startswith(CONTROLLER)]
+        if controllers and any(name.startswith(REPLICA) for name in names.values()) and rng.random() < 0.5:
+            latest = max(controllers, key=lambda pid: Path(f"/proc/{pid}").stat().st_mtime)  # others have ended
+            with contextlib.suppress(ProcessLookupError, subprocess.TimeoutExpired):
+                os.kill(latest, signal.SIGKILL)
+                if process.wait(LONGEST) == 1 and "controller died" in log.read_text(errors="replace"):
+                    return "controller"
+                return f"controller: ended with {process.returncode}"
         process.kill()
         process.wait()
         return "driver"
@@ -225,99 +243,7 @@ def kind_of(name: str) -> str:
     return "actor" if name.startswith(ACTORS) else ""
 
 
-# What was computed twice
-
-
-def recomputed(events: Sequence[dict[str, Any]], output: Path) -> dict[str, Any]:
-    """Shards and rows that were computed again, beside those that killed processes had in their hands."""
-    begun, ended, twice = Counter[str](), Counter[str](), []
-    for event in events:
-        if "begun" in event:
-            if ended[event["begun"]]:
-                twice.append(event["begun"])
-            begun[event["begun"]] += 1
-        elif "ended" in event:
-            ended[event["ended"]] += 1
-    rows = {name: rows_of(output, name) for name in begun}
-    again = {name: count - 1 for name, count in begun.items() if count > 1}
-    in_hands = {name: begun[name] - ended[name] for name in begun if begun[name] > ended[name]}
-    return {
-        "shards": len(begun),
-        "shards again": sum(again.values()),
-        "shards in killed hands": sum(in_hands.values()),
-        "rows": sum(rows.values()),
-        "rows again": sum(rows[name] * count for name, count in again.items()),
-        "rows in killed hands": sum(rows[name] * count for name, count in in_hands.items()),
-        "finished and again": twice,
-    }
-
-
-def rows_of(output: Path, shard: str) -> int:
-    """Rows of the largest table of a shard that is still there; 0 for one without."""
-    for marker in output.rglob(f"_ledger/{shard}.json"):
-        names = [output / file["name"] for file in json.loads(marker.read_text())["files"]]
-        tables = [name for name in names if name.suffix == ".parquet" and name.exists()]
-        return max((pq.ParquetFile(name).metadata.num_rows for name in tables), default=0)
-    return 0
-
-
-def steps_again(events: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Optimizer steps that were done again, beside those since the last checkpoint, over all restarts."""
-    reached, kept = defaultdict[str, int](int), defaultdict[str, int](int)
-    done = again = since = restarts = 0
-    too_many = []
-    for event in events:
-        name = event.get("training", "")
-        if "kept" in event:
-            kept[name] = event["kept"]
-        elif "step" in event:
-            step, before = event["step"], reached[name]
-            if step <= before:
-                restarts += 1
-                again += before - step + 1
-                since += before - kept[name]
-                if before - step + 1 > before - kept[name]:
-                    too_many.append(f"{name}: from {before} back to {step}, checkpoint at {kept[name]}")
-            reached[name] = step
-            done += 1
-    return {
-        "steps": done - again, "restarts that lost steps": restarts, "steps again": again,
-        "steps since the last checkpoints": since, "too many": too_many,
-    }  # fmt: skip
-
-
-# What came out
-
-
-def result(output: Path) -> dict[str, str]:
-    """sha256 of every file that must not depend on kills, by name; of JSON without times."""
-    found = {name: of for name, of in digests(output).items() if not OF_THE_RUN.search(name)}
-    for name in found:
-        if name.endswith(("metrics.json", "model.json")):
-            words = json.dumps(timeless(json.loads((output / name).read_text())), sort_keys=True)
-            found[name] = hashlib.sha256(words.encode()).hexdigest()
-    return found
-
-
-def timeless(value: Any) -> Any:
-    """JSON without what the machine decides."""
-    if isinstance(value, dict):
-        return {key: timeless(each) for key, each in value.items() if not TIMES.search(key)}
-    return [timeless(each) for each in value] if isinstance(value, list) else value
-
-
-def apart(ours: Path, theirs: Path) -> float:
-    """Largest relative difference of the two runs' losses; infinite where one has other epochs or steps."""
-    one, two = (json.loads((each / "metrics.json").read_text()).get("history", []) for each in (ours, theirs))
-    if len(one) != len(two):
-        return float("inf")
-    pairs = [
-        (float(first[key]), float(second[key]))
-        for first, second in zip(one, two, strict=True)
-        for key in ("loss", "validation_loss", "reward")
-        if key in first
-    ]
-    return max((abs(x - y) / max(abs(x), abs(y), 1e-9) for x, y in pairs), default=0.0)
+# All runs of a case
 
 
 def wrong_of(case: Case, run: dict[str, Any]) -> list[str]:
@@ -325,13 +251,11 @@ def wrong_of(case: Case, run: dict[str, Any]) -> list[str]:
     found = list(run["differing"]) if case.replicas == 1 or run["losses apart"] > TOLERANCE else []
     if run["code"] != 0 or run["gave up"]:
         found.append(f"ended with {run['code']}, gave up {run['gave up']} times")
+    found += [each["kind"] for each in run["kills"] if "ended" in each["kind"]]
     found += [f"{name} was done and computed again" for name in run["shards"]["finished and again"]]
     if run["shards"]["rows again"] > run["shards"]["rows in killed hands"]:
         found.append("rows computed again that no killed process had in its hands")
     return found + [f"too many steps again, {each}" for each in run["steps"]["too many"]]
-
-
-# All runs of a case
 
 
 def kept_of(case: Case, folder: Path) -> dict[str, Any]:
@@ -431,8 +355,8 @@ def main() -> None:
     }
     if any(spent(own) < given.kills for own in cases.values()):
         path = f"{Path(__file__).parent / 'tracing'}{os.pathsep}{ROOT}"
-        with Nodes((CPUS, CPUS), PYTHONPATH=path, RAYMEDLT_TRACE=str(trace)) as nodes:
-            runner = Runner(nodes, trace)
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the cluster ends too
+        with Nodes((CPUS, CPUS), PYTHONPATH=path, RAYMEDLT_TRACE=str(trace)) as nodes, Runner(nodes, trace) as runner:
             if "align" in cases:
                 undisturbed(BASE, folder, runner)
             for own in cases.values():

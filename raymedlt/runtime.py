@@ -287,11 +287,10 @@ def run_replicas(
 ) -> None:
     """A data-parallel training under Ray Train: `worker` in a process per replica, torch.distributed between them.
 
-    A replica that dies, or Ray Train's controller, makes all begin again from the training's own checkpoints; after
-    `ATTEMPTS` times without a new checkpoint it is given up. So a training of days may lose any number of machines. An
-    error that a replica raises would be raised again, so it ends the training at once. Ray Train would repeat both; the
-    attempts are counted here for that reason. Machines that their provider takes back with a warning don't count.
-    Needs `connect`.
+    A replica that dies makes all begin again from the training's own checkpoints; after `ATTEMPTS` times without a new
+    checkpoint the training is given up, so that one of days may lose any number of machines. An error that a replica
+    raises would be raised again, so it ends the training at once. Ray Train would repeat both; the attempts are counted
+    here for that reason. Machines that their provider takes back with a warning don't count. Needs `connect`.
 
     Args:
         worker: sent to the replicas, so whatever it refers to should be small.
@@ -305,7 +304,8 @@ def run_replicas(
         checkpoints: the training's folder in it. Every `latest.json` below it says where the training stands.
 
     Raises:
-        RaymedltError: what a replica raised, or that replicas kept dying.
+        RaymedltError: what a replica raised, that replicas kept dying, or that Ray Train's controller died, which is a
+            process beside this one.
     """
     from ray.exceptions import RayActorError
     from ray.train.v2.api.exceptions import TrainingFailedError
@@ -317,7 +317,14 @@ def run_replicas(
         try:
             _fit(worker, f"{content_hash(storage.uri, name)}-{attempt}", room, resize_seconds, gpu, threads, storage)
             return
-        except (TrainingFailedError, RayActorError) as error:  # the latter: the controller itself died
+        except RayActorError as error:
+            # Not tried again: what a dead controller had reserved may stay so as long as this job is connected.
+            raise RaymedltError(
+                f"training '{name}': Ray Train's controller died",
+                "that it lives as long as this process",
+                "look at Ray's logs, and give the same command again: it goes on from the last checkpoint",
+            ) from error
+        except TrainingFailedError as error:
             own_errors = [each for each in _causes(error) if isinstance(each, RaymedltError)]
             if own_errors:
                 raise own_errors[0] from None

@@ -226,9 +226,7 @@ def replicas(worker, folder):
     )
 
 
-def test_deaths_of_replica_and_controller_do_not_count_where_there_is_a_new_checkpoint(
-    local_ray, tmp_path, monkeypatch
-):
+def test_deaths_of_replicas_do_not_count_where_there_is_a_new_checkpoint(local_ray, tmp_path, monkeypatch):
     monkeypatch.setattr("raymedlt.runtime.ATTEMPTS", 1)
     latest = tmp_path / "ck" / "latest.json"
     latest.parent.mkdir()
@@ -238,17 +236,23 @@ def test_deaths_of_replica_and_controller_do_not_count_where_there_is_a_new_chec
         step = int(latest.read_text()) + 1
         latest.write_text(str(step))
         if step == 1:
-            for stat in Path("/proc").glob("[0-9]*/stat"):  # of this Ray's processes
-                with contextlib.suppress(OSError):
-                    parent = stat.read_text().rpartition(")")[2].split()[1]
-                    if int(parent) == os.getppid() and b"TrainController" in (stat.parent / "cmdline").read_bytes():
-                        os.kill(int(stat.parent.name), signal.SIGKILL)
-            time.sleep(60)  # it ends with its controller
-        if step == 2:
             os.kill(os.getpid(), signal.SIGKILL)
 
     replicas(worker, tmp_path)
-    assert latest.read_text() == "3"
+    assert latest.read_text() == "2"
+
+
+def test_a_killed_controller_ends_the_training_with_a_clear_error(local_ray, tmp_path):
+    def worker():
+        for stat in Path("/proc").glob("[0-9]*/stat"):
+            with contextlib.suppress(OSError):
+                parent = stat.read_text().rpartition(")")[2].split()[1]  # of this Ray's processes
+                if int(parent) == os.getppid() and b"TrainController" in (stat.parent / "cmdline").read_bytes():
+                    os.kill(int(stat.parent.name), signal.SIGKILL)
+        time.sleep(60)  # it ends with its controller
+
+    with pytest.raises(RaymedltError, match=r"controller died.* To fix: .*give the same command again"):
+        replicas(worker, tmp_path)
 
 
 def test_replicas_that_die_without_a_new_checkpoint_end_the_training(local_ray, tmp_path, monkeypatch):

@@ -18,6 +18,7 @@ import os
 import secrets
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -122,10 +123,17 @@ class Nodes:
 
 def main(cpus: Sequence[int]) -> None:
     """The process that the cluster lives in: does what it reads, until there is nothing more to read."""
+    import ray
     from ray.cluster_utils import Cluster
 
+    with socket.socket() as free:
+        free.bind(("", 0))
+        port = free.getsockname()[1]
+    # Ray Train frees the places of a dead controller through the address that it finds by itself; where another Ray
+    # runs on the machine that is the wrong one, and the places stay taken.
+    os.environ["RAY_ADDRESS"] = f"{ray.util.get_node_ip_address()}:{port}"
     head = {"num_cpus": 0, "include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES}
-    cluster = Cluster(initialize_head=True, head_node_args=head)
+    cluster = Cluster(initialize_head=True, head_node_args=head | {"gcs_server_port": port})
     nodes: dict[int, Any] = {}
 
     def tell(what: Any) -> None:
