@@ -296,7 +296,7 @@ def prove(case: Case, folder: Path, runner: Runner, kills: int, each: int, seed:
     events = runner.events()
     ours, theirs = (result(one) for one in (output, calm))
     run |= {
-        "shards": recomputed(events, output), "steps": steps_again(events), "files": len(theirs),
+        "shards": recomputed(events), "steps": steps_again(events), "files": len(theirs),
         "differing": sorted(name for name in {*ours, *theirs} if ours.get(name) != theirs.get(name)),
         "losses apart": apart(output, calm) if case.job in TRAININGS and run["code"] == 0 else 0.0,
     }  # fmt: skip

@@ -24,7 +24,7 @@ TIMES = re.compile("^seconds|seconds$|^(waited_for_data|workers|scored|shared|hi
 # What was computed twice
 
 
-def recomputed(events: Sequence[dict[str, Any]], output: Path) -> dict[str, Any]:
+def recomputed(events: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Shards and rows that were computed again, beside those that killed processes had in their hands."""
     begun, ended, twice = Counter[str](), Counter[str](), []
     for event in events:
@@ -34,7 +34,7 @@ def recomputed(events: Sequence[dict[str, Any]], output: Path) -> dict[str, Any]
             begun[event["begun"]] += 1
         elif "ended" in event:
             ended[event["ended"]] += 1
-    rows = {name: rows_of(output, name) for name in begun}
+    rows = {name: rows_of(name) for name in begun}
     again = {name: count - 1 for name, count in begun.items() if count > 1}
     in_hands = {name: begun[name] - ended[name] for name in begun if begun[name] > ended[name]}
     return {
@@ -48,13 +48,15 @@ def recomputed(events: Sequence[dict[str, Any]], output: Path) -> dict[str, Any]
     }
 
 
-def rows_of(output: Path, shard: str) -> int:
+def rows_of(marker: str) -> int:
     """Rows of the largest table of a shard that is still there; 0 for one without."""
-    for marker in output.rglob(f"_ledger/{shard}.json"):
-        names = [output / file["name"] for file in json.loads(marker.read_text())["files"]]
-        tables = [name for name in names if name.suffix == ".parquet" and name.exists()]
-        return max((pq.ParquetFile(name).metadata.num_rows for name in tables), default=0)
-    return 0
+    path = Path(marker)
+    if not path.exists():
+        return 0
+    folder = path.parents[2]
+    names = [folder / file["name"] for file in json.loads(path.read_text())["files"]]
+    tables = [name for name in names if name.suffix == ".parquet" and name.exists()]
+    return max((pq.ParquetFile(name).metadata.num_rows for name in tables), default=0)
 
 
 def steps_again(events: Sequence[dict[str, Any]]) -> dict[str, Any]:

@@ -2,8 +2,8 @@
 
 One file per process in the folder $RAYMEDLT_TRACE, one JSON line per event, in the order of the events:
 
-    {"at": seconds, "begun": "stage/shard"}       a shard is computed (not: found to be done)
-    {"at": seconds, "ended": "stage/shard"}       and committed
+    {"at": seconds, "begun": marker}              a shard is computed (not: found to be done); its file in the ledger
+    {"at": seconds, "ended": marker}              and committed
     {"at": seconds, "training": name, "step": n}  the first replica has done n optimizer steps
     {"at": seconds, "training": name, "kept": n}  there is a checkpoint after n steps
 """
@@ -41,6 +41,11 @@ def noted(name: str, work: Callable[[], Any]) -> Any:
     return result
 
 
+def marker(handle: Any, stage: str, shard: str) -> str:
+    """The file that will mark the shard; a job may have a second ledger in a folder of its output."""
+    return f"{handle.storage.uri.rstrip('/')}/_ledger/{stage}/{shard}.json"
+
+
 def folder_name(storage: Any) -> str:
     """Of a training: the last part of its checkpoints' folder."""
     return str(storage.uri).rstrip("/").rpartition("/")[2]
@@ -51,7 +56,7 @@ def shards(module: Any) -> None:
     before = module.do_once
 
     def do_once(stage: str, shard: str, handle: Any, function: Callable[[str], Any]) -> None:
-        before(stage, shard, handle, lambda name: noted(f"{stage}/{name}", lambda: function(name)))
+        before(stage, shard, handle, lambda name: noted(marker(handle, stage, name), lambda: function(name)))
 
     module.do_once = do_once
 
@@ -62,7 +67,7 @@ def clustering(module: Any) -> None:
 
     def neighbours(self: Any, shard: str, everywhere: Any = None) -> None:
         if self._handle.done("neighbours", shard) is None:
-            noted(f"neighbours/{shard}", lambda: before(self, shard, everywhere))
+            noted(marker(self._handle, "neighbours", shard), lambda: before(self, shard, everywhere))
 
     module._Searcher.neighbours = neighbours
 
