@@ -27,6 +27,7 @@ from raymedlt.progress import Progress
 from raymedlt.shards import ShardFunction, answer, given, pending_of, run_shards_locally, summaries_of
 from raymedlt.storage import Storage, content_hash
 from raymedlt.versions import DRIVER, check_worker, tell_workers, versions_here
+from raymedlt.watching import LATEST
 
 __all__ = [
     "ATTEMPTS",
@@ -301,15 +302,16 @@ def run_replicas(
     gpu: bool,
     threads: int,
     storage: Storage,
+    checkpoints: str,
     least: int | None = None,
     resize_seconds: float = 60.0,
 ) -> None:
     """A data-parallel training under Ray Train: `worker` in a process per replica, torch.distributed between them.
 
-    A replica that dies makes all begin again, `ATTEMPTS` times at most: from the training's own checkpoints. An error
-    that a replica raises would be raised again, so it ends the training at once. Ray Train would repeat both; the
-    attempts are counted here for that reason. Machines that their provider takes back with a warning don't count.
-    Needs `connect`.
+    A replica that dies makes all begin again from the training's own checkpoints; after `ATTEMPTS` times without a new
+    checkpoint the training is given up, so that one of days may lose any number of machines. An error that a replica
+    raises would be raised again, so it ends the training at once. Ray Train would repeat both; the attempts are counted
+    here for that reason. Machines that their provider takes back with a warning don't count. Needs `connect`.
 
     Args:
         worker: sent to the replicas, so whatever it refers to should be small.
@@ -320,28 +322,48 @@ def run_replicas(
         gpu: one for each replica; else one CPU each.
         threads: of a replica's numerical libraries.
         storage: the run's output; Ray Train's own files go below `_work/ray_train`.
+        checkpoints: the training's folder in it. Every `latest.json` below it says where the training stands.
 
     Raises:
-        RaymedltError: what a replica raised, or that replicas kept dying.
+        RaymedltError: what a replica raised, that replicas kept dying, or that Ray Train's controller died, which is a
+            process beside this one.
     """
+    from ray.exceptions import RayActorError
     from ray.train.v2.api.exceptions import TrainingFailedError
 
-    for attempt in range(ATTEMPTS):
+    room = (least if least is not None else replicas, replicas)
+    in_vain, attempt = 0, 0
+    stood = _stands(storage, checkpoints)
+    while in_vain < ATTEMPTS:
         try:
-            room = (least if least is not None else replicas, replicas)
             _fit(worker, f"{content_hash(storage.uri, name)}-{attempt}", room, resize_seconds, gpu, threads, storage)
             return
+        except RayActorError as error:
+            # Not tried again: what a dead controller had reserved may stay so as long as this job is connected.
+            raise RaymedltError(
+                f"training '{name}': Ray Train's controller died",
+                "that it lives as long as this process",
+                "look at Ray's logs, and give the same command again: it goes on from the last checkpoint",
+            ) from error
         except TrainingFailedError as error:
             own_errors = [each for each in _causes(error) if isinstance(each, RaymedltError)]
             if own_errors:
                 raise own_errors[0] from None
             failed = error
+        stands = _stands(storage, checkpoints)
+        in_vain, attempt, stood = in_vain + 1 if stands == stood else 0, attempt + 1, stands
     kinds = ", ".join(sorted({type(each).__name__ for each in _causes(failed)})) or type(failed).__name__
     raise RaymedltError(
-        f"training '{name}': Ray Train gave up after {ATTEMPTS} attempts ({kinds})",
+        f"training '{name}': Ray Train gave up after {ATTEMPTS} attempts without a new checkpoint ({kinds})",
         "replicas that live long enough for one checkpoint",
         "look at Ray's logs, give fewer replicas if memory is short, and give the same command again to go on",
     ) from failed
+
+
+def _stands(storage: Storage, checkpoints: str) -> dict[str, bytes]:
+    """What the latest checkpoints say; differs when there is a new one."""
+    names = [name for name in storage.list_files(checkpoints) if name.endswith(f"/{LATEST}")]
+    return {name: storage.read_bytes(name) for name in names}
 
 
 def _fit(

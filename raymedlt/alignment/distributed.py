@@ -53,4 +53,5 @@ def learn_on_ray(task: PolicyTask, handle: LedgerHandle, advance: Callable[[int]
             gpu=task.settings.device == "cuda",
             threads=task.settings.threads,
             storage=handle.storage,
+            checkpoints=FOLDER,
         )
