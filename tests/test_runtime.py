@@ -15,11 +15,11 @@ import pytest
 from raymedlt.errors import ConsistencyError, InputError, InterruptedRun, RaymedltError
 from raymedlt.ledger import Ledger
 from raymedlt.progress import Progress
+from raymedlt.replicas import run_replicas
 from raymedlt.runtime import (
     connect,
     graceful_stop,
     private_by_default,
-    run_replicas,
     run_shards,
     run_shards_locally,
 )

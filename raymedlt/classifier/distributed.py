@@ -23,7 +23,8 @@ from raymedlt.images.examples import Examples
 from raymedlt.ledger import LedgerHandle
 from raymedlt.machine import Settings
 from raymedlt.nodes import capacity
-from raymedlt.runtime import run_replicas, worker_environment
+from raymedlt.replicas import run_replicas
+from raymedlt.runtime import worker_environment
 from raymedlt.storage import Storage
 
 if TYPE_CHECKING:

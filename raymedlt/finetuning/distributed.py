@@ -12,7 +12,7 @@ from raymedlt.finetuning.state import LATEST, Position
 from raymedlt.finetuning.task import Task, do, folder_of
 from raymedlt.ledger import LedgerHandle
 from raymedlt.machine import Settings
-from raymedlt.runtime import run_replicas
+from raymedlt.replicas import run_replicas
 from raymedlt.storage import Storage
 
 

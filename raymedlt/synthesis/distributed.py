@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from raymedlt.runtime import run_replicas
+from raymedlt.replicas import run_replicas
 from raymedlt.storage import Storage
 from raymedlt.synthesis.teaching import CHECKPOINTS, Teach
 
