@@ -238,11 +238,11 @@ def tables(output: Path) -> dict[str, str]:
 # Processes
 
 
-def begin(command: Sequence[str], log: Path) -> subprocess.Popen[bytes]:
+def begin(command: Sequence[str], log: Path, env: dict[str, str] | None = None) -> subprocess.Popen[bytes]:
     """Start it in a process group of its own."""
     with log.open("ab") as file:
         return subprocess.Popen(
-            command, cwd=ROOT, env=environment(), stdout=file, stderr=subprocess.STDOUT, start_new_session=True
+            command, cwd=ROOT, env=env or environment(), stdout=file, stderr=subprocess.STDOUT, start_new_session=True
         )
 
 
@@ -294,11 +294,11 @@ def stages(times: Sequence[tuple[float, str]]) -> dict[str, tuple[float, float]]
     return found
 
 
-def moments(times: Sequence[tuple[float, str]], kills: int) -> list[Moment]:
+def moments(times: Sequence[tuple[float, str]], kills: int, *key: str | int) -> list[Moment]:
     """So many moments: one in each stage that can be aimed at, or in so many of them; any more evenly over the time."""
     from raymedlt.seeds import generator
 
-    rng = generator(SEED, "benchmark", "kills", kills)
+    rng = generator(SEED, "benchmark", "kills", kills, *key)
     spans, whole = [(start, end) for start, end in stages(times).values() if end - start >= SHORTEST], times[-1][0]
     staged = min(kills, len(spans))
     timed = kills - staged

@@ -1,5 +1,6 @@
 """Runtime: shards count once whatever dies, errors arrive as they were raised, signals leave a run that resumes."""
 
+import contextlib
 import io
 import os
 import signal
@@ -7,13 +8,21 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
 from raymedlt.errors import ConsistencyError, InputError, InterruptedRun, RaymedltError
 from raymedlt.ledger import Ledger
 from raymedlt.progress import Progress
-from raymedlt.runtime import connect, graceful_stop, private_by_default, run_shards, run_shards_locally
+from raymedlt.replicas import run_replicas
+from raymedlt.runtime import (
+    connect,
+    graceful_stop,
+    private_by_default,
+    run_shards,
+    run_shards_locally,
+)
 from raymedlt.storage import Storage
 
 SHARDS = [f"s{i}" for i in range(6)]
@@ -206,6 +215,50 @@ def test_threads_that_fail_do_not_start_the_rest(ledger, notes):
     with pytest.raises(InputError):
         run("threads", ledger, make(ledger, notes, fail), shards=many)
     assert len(list(notes.iterdir())) < 20
+
+
+# Replicas
+
+
+def replicas(worker, folder):
+    run_replicas(
+        worker, name="training", replicas=1, gpu=False, threads=1, storage=Storage.of(str(folder)), checkpoints="ck"
+    )
+
+
+def test_deaths_of_replicas_do_not_count_where_there_is_a_new_checkpoint(local_ray, tmp_path, monkeypatch):
+    monkeypatch.setattr("raymedlt.runtime.ATTEMPTS", 1)
+    latest = tmp_path / "ck" / "latest.json"
+    latest.parent.mkdir()
+    latest.write_text("0")
+
+    def worker():
+        step = int(latest.read_text()) + 1
+        latest.write_text(str(step))
+        if step == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    replicas(worker, tmp_path)
+    assert latest.read_text() == "2"
+
+
+def test_a_killed_controller_ends_the_training_with_a_clear_error(local_ray, tmp_path):
+    def worker():
+        for stat in Path("/proc").glob("[0-9]*/stat"):
+            with contextlib.suppress(OSError):
+                parent = stat.read_text().rpartition(")")[2].split()[1]  # of this Ray's processes
+                if int(parent) == os.getppid() and b"TrainController" in (stat.parent / "cmdline").read_bytes():
+                    os.kill(int(stat.parent.name), signal.SIGKILL)
+        time.sleep(60)  # it ends with its controller
+
+    with pytest.raises(RaymedltError, match=r"controller died.* To fix: .*give the same command again"):
+        replicas(worker, tmp_path)
+
+
+def test_replicas_that_die_without_a_new_checkpoint_end_the_training(local_ray, tmp_path, monkeypatch):
+    monkeypatch.setattr("raymedlt.runtime.ATTEMPTS", 1)
+    with pytest.raises(RaymedltError, match="gave up after 1 attempts without a new checkpoint"):
+        replicas(lambda: os.kill(os.getpid(), signal.SIGKILL), tmp_path)
 
 
 # Connections

@@ -140,7 +140,8 @@ CLUSTER = """
     from raymedlt.errors import VersionError
     from raymedlt.ledger import Ledger
     from raymedlt.progress import Progress
-    from raymedlt.runtime import connect, needs_of_replica, run_shards
+    from raymedlt.replicas import needs_of_replica
+    from raymedlt.runtime import connect, run_shards
     from raymedlt.storage import Storage
 
     told = {}

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from raymedlt.alignment.account import FOLDER
 from raymedlt.alignment.learning import NAME, PolicyTask, learn
 from raymedlt.ledger import LedgerHandle
-from raymedlt.runtime import run_replicas
+from raymedlt.replicas import run_replicas
 from raymedlt.watching import watched
 
 
@@ -53,4 +53,5 @@ def learn_on_ray(task: PolicyTask, handle: LedgerHandle, advance: Callable[[int]
             gpu=task.settings.device == "cuda",
             threads=task.settings.threads,
             storage=handle.storage,
+            checkpoints=FOLDER,
         )

@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from raymedlt.classifier.feed import AHEAD, Batch, Feed, Step, make_batch
 from raymedlt.classifier.predictor import load, read_about
-from raymedlt.classifier.task import Training, do
+from raymedlt.classifier.task import Training, do, folder_of
 from raymedlt.errors import InputError
 from raymedlt.images.arranging import Data
 from raymedlt.images.config import AugmentConfig
@@ -23,7 +23,8 @@ from raymedlt.images.examples import Examples
 from raymedlt.ledger import LedgerHandle
 from raymedlt.machine import Settings
 from raymedlt.nodes import capacity
-from raymedlt.runtime import run_replicas, worker_environment
+from raymedlt.replicas import run_replicas
+from raymedlt.runtime import worker_environment
 from raymedlt.storage import Storage
 
 if TYPE_CHECKING:
@@ -75,6 +76,7 @@ def train_on_ray(
         gpu=settings.device == "cuda",
         threads=settings.threads,
         storage=storage,
+        checkpoints=folder_of(training.name),
     )
 
 

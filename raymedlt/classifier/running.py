@@ -19,7 +19,7 @@ from raymedlt.classifier.ablation import other_uses, variants
 from raymedlt.classifier.backbone import build_backbone
 from raymedlt.classifier.config import ClassifyConfig, data_of
 from raymedlt.classifier.distributed import train_on_ray
-from raymedlt.classifier.task import TRAINED, Training, do
+from raymedlt.classifier.task import TRAINED, Training, do, folder_of
 from raymedlt.config import config_hash, hashed_part
 from raymedlt.cpus import cpus
 from raymedlt.images.arranging import Data
@@ -158,13 +158,13 @@ class _Run:
         with self.progress.stage(f"train {training.name}", total=epochs, unit="epochs") as advance:
             if self._under_ray:
                 self._connect()
-                with watched(self.storage.sub(f"_work/train/{training.name}"), advance):
+                with watched(self.storage.sub(folder_of(training.name)), advance):
                     train_on_ray(
                         training, self.data, settings, self.ledger.worker(), stream=self._stream(), storage=self.storage
                     )
                 self.ledger.check_lock()
                 self.storage.delete_folder("_work/ray_train")
-                self.storage.delete_folder(f"_work/train/{training.name}")
+                self.storage.delete_folder(folder_of(training.name))
                 return
 
             def said(entry: Mapping[str, Any]) -> None:
@@ -172,7 +172,7 @@ class _Run:
                 advance(1)
 
             do(training, self.data, settings, self.ledger.worker(), said=said, examples=self.examples())
-            self.storage.delete_folder(f"_work/train/{training.name}")  # the network is kept, its checkpoints are not
+            self.storage.delete_folder(folder_of(training.name))  # the network is kept, its checkpoints are not
 
     def examples(self) -> Examples:
         """All examples; read once. Their images are in this process's memory, or in Ray's where they are streamed."""

@@ -36,6 +36,11 @@ class Training:
     config: ClassifyConfig
 
 
+def folder_of(name: str) -> str:
+    """Where the training `name` keeps its checkpoints in the run."""
+    return f"_work/train/{name}"
+
+
 def start_model(examples: Examples, config: ClassifyConfig) -> LabelGraphClassifier:
     """The network with its starting weights: a function of configuration, seed and training labels alone."""
     rows = examples.rows(TRAIN)
@@ -85,7 +90,7 @@ def do(
     if examples is None:
         examples = data.load(storage)
     model = start_model(examples, training.config)
-    checkpoints = Checkpoints(storage.sub(f"_work/train/{training.name}"))
+    checkpoints = Checkpoints(storage.sub(folder_of(training.name)))
     trained = train(model, examples, training.config, settings, checkpoints, feed(examples, training.config), said)
     if first:
         model.load_state_dict(trained.weights)

@@ -12,7 +12,7 @@ from raymedlt.finetuning.state import LATEST, Position
 from raymedlt.finetuning.task import Task, do, folder_of
 from raymedlt.ledger import LedgerHandle
 from raymedlt.machine import Settings
-from raymedlt.runtime import run_replicas
+from raymedlt.replicas import run_replicas
 from raymedlt.storage import Storage
 
 
@@ -54,10 +54,15 @@ def _warned() -> bool:
     return ray.train.get_preemption_info() is not None
 
 
-def see_on_ray(worker: Callable[[], None], settings: Settings, storage: Storage) -> None:
-    """Run `worker` in one process of Ray Train: the encoder is small, and one process teaches it."""
+def see_on_ray(worker: Callable[[], None], settings: Settings, storage: Storage, folder: str) -> None:
+    """Run `worker` in one process of Ray Train: the encoder is small, and one process teaches it.
+
+    Args:
+        folder: of the run, with its checkpoints.
+    """
     run_replicas(
-        worker, name="see", replicas=1, gpu=settings.device == "cuda", threads=settings.threads, storage=storage
+        worker, name="see", replicas=1, gpu=settings.device == "cuda", threads=settings.threads, storage=storage,
+        checkpoints=folder,
     )  # fmt: skip
 
 
@@ -80,5 +85,6 @@ def train_on_ray(
         gpu=settings.device == "cuda",
         threads=settings.threads,
         storage=storage,
+        checkpoints=folder_of(task.name),
         resize_seconds=resize_seconds,
     )

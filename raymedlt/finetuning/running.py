@@ -167,7 +167,7 @@ class _Run:
                 with watched(self.storage.sub(folder), advance):
                     see_on_ray(
                         functools.partial(teach_to_see, making, settings, folder, self.ledger.worker()),
-                        settings, self.storage,
+                        settings, self.storage, folder,
                     )  # fmt: skip
                 self.ledger.check_lock()
                 self.storage.delete_folder("_work/ray_train")

@@ -1,8 +1,8 @@
 """Where a training stands, in files that any number of replicas and any engine can go on from.
 
-    <folder>/weights-<number>-<rank>.safetensors   the replica's pieces of the weights
-    <folder>/moments-<number>-<rank>.safetensors   and of AdamW's moments
-    <folder>/latest.json                           which files count: names, sha256, position, history
+    <folder>/weights-<steps>-<rank>.safetensors   the replica's pieces of the weights after so many steps
+    <folder>/moments-<steps>-<rank>.safetensors   and of AdamW's moments
+    <folder>/latest.json                          which files count: names, sha256, position, history
 
 A piece is a flat range of one parameter ("weight:4096:model.norm.weight" begins at its number 4096). Each replica
 writes what it holds: nothing is gathered, copied or pickled, and a checkpoint costs one write of each number, side by
@@ -65,7 +65,7 @@ class Checkpoints:
 
     def __init__(self, storage: Storage, world: World) -> None:
         self.storage, self.world = storage, world
-        self._named: dict[str, Any] = {"number": 0, "state": [], "best": []}
+        self._named: dict[str, Any] = {"state": [], "best": []}
 
     def read(self) -> Position | None:
         """Where the training stands; None at its beginning.
@@ -99,7 +99,6 @@ class Checkpoints:
 
         Memory: this replica's pieces, twice.
         """
-        number = self._named["number"] + 1
         kinds: dict[str, list[Piece]] = {"weights": [], "moments": []}
         if better or not position.finished:
             for piece in engine.pieces():
@@ -109,14 +108,15 @@ class Checkpoints:
         mine = {}
         for part, pieces in kinds.items():
             if pieces:
-                name = f"{part}-{number:06d}-{self.world.rank}.safetensors"
+                # By steps and not by the count of checkpoints, which depends on the clock and on kills: the ledger
+                # names the file of the weights that are kept.
+                name = f"{part}-{position.steps:06d}-{self.world.rank}.safetensors"
                 entry = self.storage.write_bytes(name, _bytes_of(pieces))
                 mine[part] = {"name": entry.name, "sha256": entry.sha256, "bytes": entry.bytes}
         every = self.world.gather(mine)
         weights = [each["weights"] for each in every if "weights" in each]
         moments = [each["moments"] for each in every if "moments" in each]
         self._named = {
-            "number": number,
             "position": asdict(position),
             "state": [] if position.finished else weights + moments,
             "best": weights if better else self._named["best"],

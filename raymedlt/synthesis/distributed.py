@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from raymedlt.runtime import run_replicas
+from raymedlt.replicas import run_replicas
 from raymedlt.storage import Storage
-from raymedlt.synthesis.teaching import Teach
+from raymedlt.synthesis.teaching import CHECKPOINTS, Teach
 
 
 @dataclass(frozen=True)
@@ -28,5 +28,5 @@ def teach_on_ray(teach: Teach, storage: Storage) -> None:
     settings = teach.settings
     run_replicas(
         _Replica(teach), name="generator", replicas=teach.config.machine.replicas, gpu=settings.device == "cuda",
-        threads=settings.threads, storage=storage,
+        threads=settings.threads, storage=storage, checkpoints=CHECKPOINTS,
     )  # fmt: skip

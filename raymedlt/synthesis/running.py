@@ -41,7 +41,7 @@ from raymedlt.synthesis.gate import Gate
 from raymedlt.synthesis.gate_folder import classifier_files
 from raymedlt.synthesis.judging import GATE, JUDGE, MakeJudge, accept, fit_gate
 from raymedlt.synthesis.plan import Plan, make_plan
-from raymedlt.synthesis.teaching import LEARN, Teach, learning_of, paths_of
+from raymedlt.synthesis.teaching import CHECKPOINTS, LEARN, Teach, learning_of, paths_of
 from raymedlt.synthesis.texts import findings_of
 
 CLASSIFIER = "classifier"
@@ -182,7 +182,7 @@ class _Run:
         given = self.config.generator.adapters is not None
         if given or self.ledger.done(LEARN, "generator") is not None:
             self.progress.skip(LEARN, "adapters are given" if given else "already done")
-            self.storage.delete_folder("_work/learn")  # left by a run that died at this point
+            self.storage.delete_folder(CHECKPOINTS)  # left by a run that died at this point
             return
         teach = Teach(self.config, data, machine, self.ledger.worker())
         own, scratch = learning_of(self.config, data.classes), self.config.generator.path is None
@@ -197,7 +197,7 @@ class _Run:
                 self.storage.delete_folder("_work/ray_train")
             else:
                 teach(said=_steps(advance, self.ledger, before))
-        self.storage.delete_folder("_work/learn")  # the generator is kept, its checkpoints are not
+        self.storage.delete_folder(CHECKPOINTS)  # the generator is kept, its checkpoints are not
 
     def _checkpoint_hash(self) -> str:
         own = self.config.generator

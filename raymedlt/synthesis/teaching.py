@@ -37,6 +37,8 @@ from raymedlt.synthesis.texts import Texts, findings_of, texts_of
 
 LEARN = "learn"
 GENERATOR, ADAPTERS = "generator", "adapters"
+CHECKPOINTS = "_work/learn"
+"""Folder of the run, until the generator is saved."""
 HELD_OUT = 256
 """Validation images on which the loss before and after is measured, at most."""
 
@@ -72,7 +74,7 @@ class Teach:
             summary["held_out_before"] = self._loss(generator, held_out)
         history = learn(
             generator, rows, own, self._loop(own.steps, own.batch, rate_of(own, scratch)),
-            Checkpoints(storage.sub("_work/learn/denoiser")), lambda entry: said("denoiser", entry),
+            Checkpoints(storage.sub(f"{CHECKPOINTS}/denoiser")), lambda entry: said("denoiser", entry),
         )  # fmt: skip
         summary |= {"history": timeless(history), "held_out_after": self._loss(generator, held_out)}
         if first:
@@ -95,13 +97,13 @@ class Teach:
         storage = self.handle.storage
         history = train_autoencoder(
             generator, images_NSS, own, self._loop(own.steps, own.batch, own.rate),
-            Checkpoints(storage.sub("_work/learn/autoencoder")), lambda entry: said("autoencoder", entry),
+            Checkpoints(storage.sub(f"{CHECKPOINTS}/autoencoder")), lambda entry: said("autoencoder", entry),
         )  # fmt: skip
         summary["autoencoder"] = timeless(history)
         if own.decoder_steps:
             history = train_decoder(
                 generator, images_NSS, own, self._loop(own.decoder_steps, own.batch, own.rate / 3),
-                Checkpoints(storage.sub("_work/learn/decoder")), lambda entry: said("decoder", entry),
+                Checkpoints(storage.sub(f"{CHECKPOINTS}/decoder")), lambda entry: said("decoder", entry),
             )  # fmt: skip
             summary["decoder"] = timeless(history)
         return generator

@@ -159,12 +159,12 @@ def script(*arguments: str, timeout: float = 300) -> subprocess.CompletedProcess
     )  # fmt: skip
 
 
-def start(*arguments: str, log: Path, cwd: Path = ROOT) -> subprocess.Popen[str]:
+def start(*arguments: str, log: Path, cwd: Path = ROOT, env: Mapping[str, str] | None = None) -> subprocess.Popen[str]:
     """Start jobs/enrich.py in a session of its own, with standard output and error in the file `log`."""
     with log.open("w") as file:
         return subprocess.Popen(
             [sys.executable, JOB, *arguments],
-            cwd=cwd, env=environment(), stdout=file, stderr=subprocess.STDOUT, text=True, start_new_session=True,
+            cwd=cwd, env=env or environment(), stdout=file, stderr=subprocess.STDOUT, text=True, start_new_session=True,
         )  # fmt: skip
 
 

@@ -1,0 +1,142 @@
+"""A training's replicas, under Ray Train: as many processes as asked for, begun again where one dies."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from raymedlt.errors import RaymedltError
+from raymedlt.nodes import TRAINING, capacity
+from raymedlt.runtime import ATTEMPTS, worker_environment
+from raymedlt.storage import Storage, content_hash
+from raymedlt.versions import check_worker
+from raymedlt.watching import LATEST
+
+
+def run_replicas(
+    worker: Callable[[], None],
+    *,
+    name: str,
+    replicas: int,
+    gpu: bool,
+    threads: int,
+    storage: Storage,
+    checkpoints: str,
+    least: int | None = None,
+    resize_seconds: float = 60.0,
+) -> None:
+    """A data-parallel training under Ray Train: `worker` in a process per replica, torch.distributed between them.
+
+    A replica that dies makes all begin again from the training's own checkpoints; after `ATTEMPTS` times without a new
+    checkpoint the training is given up, so that one of days may lose any number of machines. An error that a replica
+    raises would be raised again, so it ends the training at once. Ray Train would repeat both; the attempts are counted
+    here for that reason. Machines that their provider takes back with a warning don't count. Needs `connect`.
+
+    Args:
+        worker: sent to the replicas, so whatever it refers to should be small.
+        name: of the training, for messages.
+        least: with fewer than `replicas`, the training begins and goes on with as many as there is room for, down to
+            `least`: `worker` must be able to go on from what another number of replicas left. Default: `replicas`.
+        resize_seconds: between two looks whether there is room for another number; if so all begin again with it.
+        gpu: one for each replica; else one CPU each.
+        threads: of a replica's numerical libraries.
+        storage: the run's output; Ray Train's own files go below `_work/ray_train`.
+        checkpoints: the training's folder in it. Every `latest.json` below it says where the training stands.
+
+    Raises:
+        RaymedltError: what a replica raised, that replicas kept dying, or that Ray Train's controller died, which is a
+            process beside this one.
+    """
+    from ray.exceptions import RayActorError
+    from ray.train.v2.api.exceptions import TrainingFailedError
+
+    room = (least if least is not None else replicas, replicas)
+    in_vain, attempt = 0, 0
+    stood = _stands(storage, checkpoints)
+    while in_vain < ATTEMPTS:
+        try:
+            _fit(worker, f"{content_hash(storage.uri, name)}-{attempt}", room, resize_seconds, gpu, threads, storage)
+            return
+        except RayActorError as error:
+            # Not tried again: what a dead controller had reserved may stay so as long as this job is connected.
+            raise RaymedltError(
+                f"training '{name}': Ray Train's controller died",
+                "that it lives as long as this process",
+                "look at Ray's logs, and give the same command again: it goes on from the last checkpoint",
+            ) from error
+        except TrainingFailedError as error:
+            own_errors = [each for each in _causes(error) if isinstance(each, RaymedltError)]
+            if own_errors:
+                raise own_errors[0] from None
+            failed = error
+        stands = _stands(storage, checkpoints)
+        in_vain, attempt, stood = in_vain + 1 if stands == stood else 0, attempt + 1, stands
+    kinds = ", ".join(sorted({type(each).__name__ for each in _causes(failed)})) or type(failed).__name__
+    raise RaymedltError(
+        f"training '{name}': Ray Train gave up after {ATTEMPTS} attempts without a new checkpoint ({kinds})",
+        "replicas that live long enough for one checkpoint",
+        "look at Ray's logs, give fewer replicas if memory is short, and give the same command again to go on",
+    ) from failed
+
+
+def _stands(storage: Storage, checkpoints: str) -> dict[str, bytes]:
+    """What the latest checkpoints say; differs when there is a new one."""
+    names = [name for name in storage.list_files(checkpoints) if name.endswith(f"/{LATEST}")]
+    return {name: storage.read_bytes(name) for name in names}
+
+
+def _fit(
+    worker: Callable[[], None],
+    name: str,
+    room: tuple[int, int],
+    resize_seconds: float,
+    gpu: bool,
+    threads: int,
+    storage: Storage,
+) -> None:
+    """One attempt: until the training is done or a replica dies."""
+    from ray.train import CheckpointConfig, LoggingConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchConfig, TorchTrainer
+
+    environment = worker_environment() | {key: str(threads) for key in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
+
+    def replica() -> None:
+        check_worker()
+        worker()
+
+    trainer = TorchTrainer(
+        replica,
+        scaling_config=ScalingConfig(
+            num_workers=room[1] if room[0] == room[1] else room,
+            use_gpu=gpu,
+            resources_per_worker=needs_of_replica(gpu),
+            elastic_resize_monitor_interval_s=resize_seconds,
+        ),
+        torch_config=TorchConfig(backend="nccl" if gpu else "gloo"),
+        run_config=RunConfig(
+            name=name,
+            storage_path=storage.path("_work/ray_train"),
+            storage_filesystem=None if storage.is_local else storage.filesystem,
+            worker_runtime_env={"env_vars": environment},
+            checkpoint_config=CheckpointConfig(num_to_keep=1),
+            logging_config=LoggingConfig(log_level="ERROR"),  # the job says what is worth saying
+        ),
+    )  # fmt: skip
+    trainer.fit()
+
+
+def needs_of_replica(gpu: bool) -> dict[str, float]:
+    """Resources of a replica for the scheduler; with a GPU it goes to a node for trainings, where there is one."""
+    if not gpu:
+        return {"CPU": 1.0}
+    return {"CPU": 1.0, "GPU": 1.0} | ({TRAINING: 0.001} if TRAINING in capacity() else {})
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """The exceptions that replicas raised, inside Ray's."""
+    failures = getattr(error, "worker_failures", None) or {}
+    for each in [*failures.values(), error.__cause__]:
+        if each is not None:
+            yield each
+            cause = getattr(each, "cause", None) or each.__cause__
+            if cause is not None:
+                yield cause
