@@ -95,7 +95,7 @@ def main() -> int:
     flag.unlink()
     driver, killed = start(), 0
     wait_for(lambda: marked(output, "precision"), driver, 300)
-    while not killed:
+    while not killed and driver.poll() is None:
         found = [pid for pid, line in descendants(driver.pid).items() if line.startswith("ray::Map(do_shard)")]
         for pid in found[:1]:
             os.kill(pid, signal.SIGKILL)

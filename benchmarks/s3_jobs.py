@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from common import openi_reports, report
+from job_words import WORDS, csv_of
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tests" / "worlds"))
@@ -31,36 +32,6 @@ NAMES_PLACES = (
 """Files, in any folder, that say where the run lies or how long it took, or list such files."""
 NAMED_BY_PLACES = ("_ledger/", "_work/read/")
 """Folders of markers, and of what was read, named by the time of change of the input."""
-
-WORDS: dict[str, list[str]] = {
-    "enrich": ["--reports.path={root}/reports.csv", "--reports.format=csv", "--output={root}/enrich"],
-    "evaluate": ["--run={root}/enrich", "--output={root}/evaluate"],
-    "classify": [
-        "--phantom.images=1500", "--phantom.test_images=300", "--phantom.test_positives=20",
-        "--training.stage2_epochs=3", "--output={root}/classify",
-    ],
-    "synthesize": [
-        "--phantom.images=1100", "--phantom.test_images=60", "--phantom.test_positives=5", "--phantom.classes=6",
-        "--images.size=32", "--labels.min_positives=5", "--classifier.epochs=2", "--generator.small.size=32",
-        "--generator.small.unet_channels=[32,64]", "--generator.small.vae_channels=[16,16,32]",
-        "--generator.autoencoder.steps=40", "--generator.autoencoder.decoder_steps=20", "--learning.steps=40",
-        "--plan.groups=all", "--plan.count=40", "--gate.least_positives=2", "--sampling.steps=4",
-        "--output={root}/synthesize",
-    ],
-    "finetune": [
-        "--phantom.images=400", "--phantom.test_images=40", "--phantom.classes=6", "--images.size=32",
-        "--model.small_width=48", "--model.small_heads=2", "--training.seeing_epochs=1", "--training.epochs=1",
-        "--generation.max_tokens=40", "--output={root}/finetune",
-    ],
-    "align": [
-        "--finetuned={root}/finetune", "--rollouts.prompts=2", "--rollouts.generations=4",
-        "--rollouts.max_tokens=40", "--training.steps=4", "--training.micro_batch=4",
-        "--training.checkpoint_steps=2", "--training.validation=16", "--output={root}/align",
-    ],
-}  # fmt: skip
-"""Arguments of the jobs, in an order in which what one needs is there; as in .ci/run."""
-WORDS["enrich-ray"] = [*WORDS["enrich"][:2], "--ray_from=0", "--workers=2", "--output={root}/enrich-ray"]
-WORDS["finetune-ray"] = [*WORDS["finetune"][:-1], "--training.replicas=2", "--output={root}/finetune-ray"]
 
 
 def run(name: str, root: str) -> tuple[subprocess.CompletedProcess[str], float]:
@@ -135,17 +106,6 @@ def main() -> None:
                 print(f"{name}: {json.dumps(figures[name])}", file=sys.stderr, flush=True)
     report("s3_jobs", {"jobs": figures, "missed": missed})
     raise SystemExit(1 if missed else 0)
-
-
-def csv_of(reports: Any) -> bytes:
-    """The columns that jobs/enrich.py reads from a CSV file."""
-    import pyarrow as pa
-    import pyarrow.csv as pacsv
-
-    sink = pa.BufferOutputStream()
-    names = ["report_id", "study_id", "patient_id", "split", "findings", "impression", "indication"]
-    pacsv.write_csv(reports.select(names), sink)
-    return bytes(sink.getvalue())
 
 
 if __name__ == "__main__":

@@ -88,8 +88,12 @@ class Head:
 
 
 @contextlib.contextmanager
-def started_head() -> Iterator[Head]:
-    """`ray start --head` with token authentication, on loopback; at the end every process it started is ended."""
+def started_head(**more: str) -> Iterator[Head]:
+    """`ray start --head` with token authentication, on loopback; at the end every process it started is ended.
+
+    Args:
+        more: environment of the head, and so of its jobs.
+    """
     folder = tempfile.mkdtemp(prefix="rm-", dir="/tmp")  # short: Ray keeps sockets in there
     token = secrets.token_hex(32)
     token_file = Path(folder) / "token"
@@ -103,6 +107,7 @@ def started_head() -> Iterator[Head]:
         RAY_USAGE_STATS_ENABLED="0",
         RAY_JOB_STOP_WAIT_TIME_S="60",  # by default Ray kills a stopped job after 3 s, which a busy machine can need
         PATH=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        **more,
     )
     del own["PYTHONPATH"]  # the job must work from the working directory that was sent
     with (Path(folder) / "head.log").open("w") as log:
