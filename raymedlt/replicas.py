@@ -26,10 +26,11 @@ def run_replicas(
 ) -> None:
     """A data-parallel training under Ray Train: `worker` in a process per replica, torch.distributed between them.
 
-    A replica that dies makes all begin again from the training's own checkpoints; after `ATTEMPTS` times without a new
-    checkpoint the training is given up, so that one of days may lose any number of machines. An error that a replica
-    raises would be raised again, so it ends the training at once. Ray Train would repeat both; the attempts are counted
-    here for that reason. Machines that their provider takes back with a warning don't count. Needs `connect`.
+    A replica that dies, or Ray Train's controller, makes all begin again from the training's own checkpoints; after
+    `ATTEMPTS` times without a new checkpoint the training is given up, so that one of days may lose any number of
+    machines. An error that a replica raises would be raised again, so it ends the training at once. Ray Train would
+    repeat both; the attempts are counted here for that reason. Machines that their provider takes back with a warning
+    don't count. Needs `connect`; nothing else of this job may hold placement groups meanwhile.
 
     Args:
         worker: sent to the replicas, so whatever it refers to should be small.
@@ -43,31 +44,25 @@ def run_replicas(
         checkpoints: the training's folder in it. Every `latest.json` below it says where the training stands.
 
     Raises:
-        RaymedltError: what a replica raised, that replicas kept dying, or that Ray Train's controller died, which is a
-            process beside this one.
+        RaymedltError: what a replica raised, or that replicas kept dying.
     """
     from ray.exceptions import RayActorError
     from ray.train.v2.api.exceptions import TrainingFailedError
 
     room = (least if least is not None else replicas, replicas)
+    failed: TrainingFailedError | RayActorError
     in_vain, attempt = 0, 0
     stood = _stands(storage, checkpoints)
     while in_vain < ATTEMPTS:
         try:
             _fit(worker, f"{content_hash(storage.uri, name)}-{attempt}", room, resize_seconds, gpu, threads, storage)
             return
-        except RayActorError as error:
-            # Not tried again: what a dead controller had reserved may stay so as long as this job is connected.
-            raise RaymedltError(
-                f"training '{name}': Ray Train's controller died",
-                "that it lives as long as this process",
-                "look at Ray's logs, and give the same command again: it goes on from the last checkpoint",
-            ) from error
-        except TrainingFailedError as error:
+        except (TrainingFailedError, RayActorError) as error:
             own_errors = [each for each in _causes(error) if isinstance(each, RaymedltError)]
             if own_errors:
                 raise own_errors[0] from None
             failed = error
+        _release()
         stands = _stands(storage, checkpoints)
         in_vain, attempt, stood = in_vain + 1 if stands == stood else 0, attempt + 1, stands
     kinds = ", ".join(sorted({type(each).__name__ for each in _causes(failed)})) or type(failed).__name__
@@ -76,6 +71,25 @@ def run_replicas(
         "replicas that live long enough for one checkpoint",
         "look at Ray's logs, give fewer replicas if memory is short, and give the same command again to go on",
     ) from failed
+
+
+def _release() -> None:
+    """Give back what a failed attempt had reserved, and with it end the replicas that are left.
+
+    Ray Train forgets its placement group when a replica dies while it starts, or when its controller does: then as many
+    attempts as there is room for would each keep their share, and the next would wait for ever.
+    """
+    from ray import PlacementGroupID
+    from ray._private.state import state
+    from ray.core.generated.gcs_pb2 import PlacementGroupTableData
+    from ray.runtime_context import get_runtime_context
+    from ray.util.placement_group import PlacementGroup, remove_placement_group
+
+    own = get_runtime_context().get_job_id()
+    for packed in state._connect_and_get_accessor().get_placement_group_table():
+        group = PlacementGroupTableData.FromString(packed)
+        if group.creator_job_id.hex() == own and group.state != PlacementGroupTableData.REMOVED:
+            remove_placement_group(PlacementGroup(PlacementGroupID(group.placement_group_id)))
 
 
 def _stands(storage: Storage, checkpoints: str) -> dict[str, bytes]:
