@@ -134,7 +134,14 @@ def _read_csv(storage: Storage, name: str, wanted: Sequence[str]) -> Cells:
     with open_binary(storage, name) as stream:
         table = pacsv.read_csv(
             stream,
-            pacsv.ReadOptions(use_threads=False, block_size=_BLOCK_BYTES, column_names=unique, skip_rows_after_names=1),
+            # As Latin-1, in which every byte means something: in UTF-8 one bad row of another length ends it all.
+            pacsv.ReadOptions(
+                use_threads=False,
+                block_size=_BLOCK_BYTES,
+                column_names=unique,
+                skip_rows_after_names=1,
+                encoding="latin1",
+            ),
             pacsv.ParseOptions(delimiter=_delimiter(name), newlines_in_values=True, invalid_row_handler=skip),
             pacsv.ConvertOptions(
                 column_types=dict.fromkeys(wanted, pa.binary()), include_columns=list(wanted), strings_can_be_null=False
@@ -142,7 +149,14 @@ def _read_csv(storage: Storage, name: str, wanted: Sequence[str]) -> Cells:
         )
     everything = np.arange(1, table.num_rows + len(skipped) + 1)
     numbers = np.setdiff1d(everything, [number for number, _ in skipped])
-    return _cells({column: table[column] for column in wanted}, numbers, skipped)
+    return _cells({column: _original(table[column]) for column in wanted}, numbers, skipped)
+
+
+def _original(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """The file's bytes, of cells that were read as Latin-1."""
+    if pc.all(pc.string_is_ascii(column.cast(pa.string()))).as_py() is not False:
+        return column
+    return pa.chunked_array([pa.array([cell.decode().encode("latin-1") for cell in column.to_pylist()], pa.binary())])
 
 
 # Parquet

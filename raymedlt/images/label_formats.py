@@ -125,9 +125,18 @@ def python_list(cell: str) -> list[str] | None:
         value = ast.literal_eval(cell)
     except (ValueError, SyntaxError, MemoryError, RecursionError):
         return None
-    if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+    if not isinstance(value, list) or not all(isinstance(item, str) and _is_unicode(item) for item in value):
         return None
     return [label for item in value if (label := item.strip())]
+
+
+def _is_unicode(text: str) -> bool:
+    r"""Whether it has no half of a surrogate pair, as the literal "\ud800" does."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def separated(

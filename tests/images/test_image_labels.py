@@ -126,7 +126,7 @@ def test_nih14_rules(tmp_path):
 def test_padchest_rules(tmp_path):
     cells = [
         "['normal']", "['nodule', ' mass ', '', 'nodule']", "['exclude']", "['unchanged', 'nodule']",
-        "['normal', 'nodule']", "['nodule'", "__import__('os').getcwd()", "nan", "[]", "'nodule'", "[1]",
+        "['normal', 'nodule']", "['nodule'", "__import__('os').getcwd()", "nan", "[]", "'nodule'", "[1]", r"['\ud800']",
     ]  # fmt: skip
     lines = [f'{i}.png,s{i},p{i},PA,"{cell}"' for i, cell in enumerate(cells)]
     table = read(written(tmp_path, "\n".join(["ImageID,StudyID,PatientID,Projection,Labels", *lines])))
@@ -135,7 +135,7 @@ def test_padchest_rules(tmp_path):
     malformed = "labels cannot be parsed"
     assert reasons(table) == {
         3: "no labels", 5: "contradictory: no finding, and findings", 6: malformed, 7: malformed, 8: "no labels",
-        9: "no labels", 10: malformed, 11: malformed,
+        9: "no labels", 10: malformed, 11: malformed, 12: malformed,
     }  # fmt: skip
 
 
@@ -265,10 +265,12 @@ def test_bad_rows_are_rejected_with_their_numbers(tmp_path):
         b"a,2,Edema\n"
         b'e,1,"Mass|\nEdema"\n'
         b"\xff\xfe,1,Mass\n"
-        b"f,1,Mass\n",
+        b"f,1,Mass\n"
+        b"\xff,1\n"
+        b"g\xc3\xa9,1,Mass\n",
     )
     table = read(path)
-    assert by_image(table) == {"a": ["Mass"], "f": ["Mass"]}
+    assert by_image(table) == {"a": ["Mass"], "f": ["Mass"], "gé": ["Mass"]}
     assert reasons(table) == {
         2: "empty image id",
         3: "empty patient id",
@@ -277,6 +279,7 @@ def test_bad_rows_are_rejected_with_their_numbers(tmp_path):
         6: "duplicate image id",
         7: "a line break inside a cell (is a quote left open?)",
         8: "not UTF-8 text",
+        10: "has 2 cells, expected 3",
     }
     assert table.rejected["row_id"].to_pylist()[0] == "labels.csv:2"
     assert set(table.rejected["source"].to_pylist()) == {"labels.csv"}
