@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
@@ -55,7 +56,10 @@ def settle(
         threads = 1 if several else max(1, cpus() // replicas)
         known = dataclasses.asdict(Settings(chosen, _precision(precision, chosen), threads))
         ledger.commit(SETTLE, "machine", [], known)
-    return Settings(**known)
+    settings = Settings(**known)
+    # Whatever imports accelerate imports DeepSpeed, which would print on standard output what it works on.
+    os.environ.setdefault("DS_ACCELERATOR", driver_device(settings))
+    return settings
 
 
 def driver_device(settings: Settings) -> Device:

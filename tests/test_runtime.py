@@ -389,6 +389,7 @@ except RaymedltError as error:
 """
 
 
+@pytest.mark.slow
 def test_stopped_and_killed_drivers_leave_a_run_that_resumes(tmp_path, notes):
     output = tmp_path / "out"
     environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}

@@ -185,6 +185,7 @@ CLUSTER = """
 """
 
 
+@pytest.mark.slow
 def test_nodes_of_a_real_cluster_are_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two raylets, the second of which joins later and has another scipy: its worker refuses its first shard, and the
     next run is refused when it connects. Then a node with an empty raymedlt, and a driver with another Ray."""

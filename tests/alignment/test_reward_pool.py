@@ -110,7 +110,7 @@ def test_real_rewards_are_the_same_everywhere(local_ray: object, model_folder: s
 
 def test_a_killed_actor(local_ray: object, tmp_path: Path) -> None:
     made = Tiny(tmp_path)
-    with RayRewardPool(made, most=1, settings=PoolSettings(batch=4)) as pool:
+    with RayRewardPool(made, most=1, settings=PoolSettings(batch=4, worth_seconds=0)) as pool:
         first = pool.submit(["a", "bb"], [None] * 2)
         until(lambda: pool.figures().scored == 2)
         with pytest.raises(RaymedltError, match="a reward failed with ValueError at") as error:

@@ -95,6 +95,7 @@ def test_streamed_batches_are_the_same(tmp_path, local_ray):
     assert history(storage, "there") == history(storage, "here")
 
 
+@pytest.mark.slow
 def test_a_killed_replica_goes_on(tmp_path, local_ray):
     storage = Storage.of(str(tmp_path))
     data, config = stored(world(), storage), quick(stage2_epochs=60, patience=100, checkpoint_seconds=0.0)

@@ -8,10 +8,12 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "jobs"))
 
+import pytest
 from growing_cluster import HEAD_TYPE, growing_cluster, watch
 from runs import JOB, ROOT, SENTINEL, arguments_of, script, small_reports, tables_of
 
 
+@pytest.mark.slow
 def test_a_run_on_an_empty_cluster_brings_its_machines_and_leaves_it_empty(tmp_path: Path) -> None:
     source = small_reports(tmp_path / "small.csv", 120)
     small = ("--workers", "2", "--writing.shard_reports", "30")

@@ -12,10 +12,12 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "jobs"))
 
+import pytest
 from nodes import Nodes
 from runs import SENTINEL, arguments_of, descendants, marked, start, tables_of, undisturbed, wait_for
 
 
+@pytest.mark.slow
 def test_a_killed_worker_and_a_vanished_node_are_replaced(tmp_path: Path) -> None:
     standard, output = undisturbed(), tmp_path / "run"
     with Nodes((2, 2)) as nodes:

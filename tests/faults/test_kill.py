@@ -105,6 +105,7 @@ def test_sigterm_ends_with_143_and_the_same_command_goes_on(
     assert tables_of(output) == tables_of(standard.output)
 
 
+@pytest.mark.slow
 def test_killed_workers_are_replaced_and_nothing_shows(standard: Undisturbed, begin: Start, tmp_path: Path) -> None:
     """A worker dies while reports are arranged, sentences embedded and clustered, and while reports are written."""
     output = tmp_path / "run"

@@ -36,6 +36,7 @@ def batches_of(storage: Storage, *, slow: float, pids: str = "") -> Batches:
     return Batches(slow=slow, steps=2)
 
 
+@pytest.mark.slow
 def test_a_killed_replica_is_survived(tmp_path, local_ray):
     storage = Storage.of(str(tmp_path))
     pids = str(tmp_path / "pids")

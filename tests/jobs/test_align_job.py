@@ -106,6 +106,7 @@ def test_the_same_command_again_does_nothing(base: Path, finished: Path):
     assert digests(finished / "model") == before
 
 
+@pytest.mark.slow
 def test_killed_and_started_again_ends_the_same(base: Path, finished: Path, tmp_path: Path):
     output = tmp_path / "run"
     words = ["--finetuned", str(base), "--output", str(output), *SHORT]
@@ -128,6 +129,7 @@ def test_killed_and_started_again_ends_the_same(base: Path, finished: Path, tmp_
     assert digests(output / "model") == digests(finished / "model")
 
 
+@pytest.mark.slow
 def test_actors_and_replicas(base: Path, finished: Path, tmp_path: Path):
     """Rewards by Ray actors are those of the threads; two replicas under Ray Train end with a page."""
     words = ["--finetuned", str(base), *SHORT]

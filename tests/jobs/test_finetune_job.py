@@ -100,6 +100,7 @@ def test_second_run_does_nothing(finished: Path, capsys):
     assert time.monotonic() - began < 20
 
 
+@pytest.mark.slow
 def test_killed_while_it_trains(finished: Path, tmp_path: Path):
     command = [sys.executable, "jobs/finetune.py", *QUICK, "--output", str(tmp_path / "run")]
     with subprocess.Popen(
@@ -128,6 +129,7 @@ def _same(first: list[dict], second: list[dict]) -> bool:
     return json.dumps(first) == json.dumps(second)
 
 
+@pytest.mark.slow
 def test_on_ray_with_two_replicas(finished: Path, tmp_path: Path):
     """The images, the training and the writing on Ray: the losses are those of one process, the reports too."""
     # Ray Train takes two seconds for each checkpoint that it is told of

@@ -52,6 +52,7 @@ def words_of(source: Path, output: Path) -> list[str]:
     return [*source_words, *SMALL, "--evaluate.parts", "[injection]"]
 
 
+@pytest.mark.slow
 def test_stopped_gone_on_with_and_failing(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     whole = undisturbed()
     output, log = tmp_path / "pipeline", tmp_path / "log"

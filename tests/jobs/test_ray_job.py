@@ -55,6 +55,7 @@ def test_bad_arguments_fail_the_job_and_its_log_says_why(head: Head) -> None:
     assert "exit code 2" in told
 
 
+@pytest.mark.slow
 def test_a_stopped_job_goes_on_with_the_same_command(head: Head, standard: Undisturbed, tmp_path: Path) -> None:
     for attempt in range(5):  # so small a job can be done before the stop comes: then try again
         first, output = f"first-{attempt}", tmp_path / f"run-{attempt}"

@@ -40,6 +40,7 @@ def test_the_same_bytes_as_on_a_disk(s3, source, capfd):
     assert not any(SECRET.encode() in data for data in before.values())
 
 
+@pytest.mark.slow
 def test_a_bad_store_changes_nothing(s3, s3_port, source, monkeypatch, capfd):
     with bad_store(s3_port, rate=0.08, seed=1) as store:
         monkeypatch.setenv("AWS_ENDPOINT_URL", environment_of(store.port)["AWS_ENDPOINT_URL"])
@@ -52,6 +53,7 @@ def test_a_bad_store_changes_nothing(s3, s3_port, source, monkeypatch, capfd):
         assert len(store.injected) >= 4
 
 
+@pytest.mark.slow
 def test_a_store_that_goes_away_ends_the_run_and_the_same_command_goes_on(s3, s3_port, source, monkeypatch, capfd):
     monkeypatch.setattr(connection, "_S3_ATTEMPTS", 2)
     with bad_store(s3_port, faults=("error", "reset")) as store:

@@ -134,6 +134,7 @@ def test_a_second_run_does_nothing(finished: Path):
     assert {path for path in after if before.get(path) != after[path] and "driver" not in path.name} == set()
 
 
+@pytest.mark.slow
 def test_drawing_on_ray_after_kills_gives_the_same_bytes(finished: Path, tmp_path: Path):
     """Half of the shards are gone, the job is killed while Ray's workers draw them, and goes on."""
     output = tmp_path / "run"
