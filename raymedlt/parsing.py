@@ -14,8 +14,6 @@ from typing import Any, TypeVar, cast
 from raymedlt.config import flatten
 from raymedlt.errors import ConfigError
 
-SWITCHES = ("--describe", "--restart", "--ablate")  # may stand alone on the command line
-
 T = TypeVar("T")
 
 
@@ -42,7 +40,7 @@ def parse(config_class: type[T], arguments: list[str] | None = None, program: st
     parser.add_argument("--config", action="config", help="YAML file with any of the keys below; later words win")
     parser.add_class_arguments(config_class, nested_key=None, as_group=True)
     try:
-        parsed = parser.parse_args(_complete_switches(words))
+        parsed = parser.parse_args(_complete_switches(config_class, words))
         return _build(config_class, parsed.as_dict())
     except jsonargparse.ArgumentError as error:
         raise _explained(config_class, str(error.message if hasattr(error, "message") else error)) from None
@@ -106,11 +104,12 @@ def _config_files(words: Sequence[str]) -> list[Path]:
     return [Path(name).expanduser() for name in named if Path(name).expanduser().is_file()]
 
 
-def _complete_switches(words: list[str]) -> list[str]:
-    """`--describe` alone means `--describe true`."""
+def _complete_switches(config_class: type[Any], words: list[str]) -> list[str]:
+    """`--describe` alone means `--describe true`, and so for every key that is false by default."""
+    switches = {f"--{key}" for key, value in flatten(config_class()).items() if value is False}
     following = [*words[1:], ""][: len(words)]
     return [
-        f"{word}=true" if word in SWITCHES and after.lower() not in ("true", "false") else word
+        f"{word}=true" if word in switches and after.lower() not in ("true", "false") else word
         for word, after in zip(words, following, strict=True)
     ]
 

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
+from raymedlt.classifier.config import ClassifyConfig
 from raymedlt.config import (
     NOT_HASHED,
     EnrichConfig,
@@ -147,6 +148,13 @@ def test_later_words_win_over_the_file(tmp_path: Path):
 )
 def test_switches_may_stand_alone(switch: str, words: list[str], value: bool):
     assert getattr(read(*(word.format(switch) for word in words)), switch) is value
+
+
+def test_switches_of_sections_may_stand_alone():
+    config = parse(ClassifyConfig, ["--synthetic.compare", "--ablate", "--output", "x"])
+    assert config.synthetic.compare
+    assert config.ablate
+    assert config.output == "x"
 
 
 def test_both_switches_together():
