@@ -184,10 +184,12 @@ class _Run:
 
     def _arrange(self) -> dict[str, dict[str, Any]]:
         """Cut the sorted ids into ranges, and gather each range's reports."""
-        parts = self._files(READ, "_work/read/")
         ids: set[str] = set()
-        for part in parts:
-            ids.update(self.storage.read_table(part, ["report_id"])["report_id"].to_pylist())
+        parts: dict[str, tuple[str, str]] = {}
+        for part in self._files(READ, "_work/read/"):
+            own = self.storage.read_table(part, ["report_id"])["report_id"].to_pylist()  # sorted
+            parts[part] = own[0], own[-1]
+            ids.update(own)
         if not ids:
             rejected = sum(sum(m.summary["rejected"].values()) for m in self.ledger.shards(READ).values())
             raise InputError(
@@ -200,7 +202,7 @@ class _Run:
         for number, start in enumerate(range(0, len(ordered), size)):
             chunk = ordered[start : start + size]
             ranges[f"{number:05d}-{content_hash(*chunk)}"] = (chunk[0], chunk[-1])
-        return self._shards(ARRANGE, list(ranges), ArrangeShard(self.ledger.worker(), tuple(parts), ranges))
+        return self._shards(ARRANGE, list(ranges), ArrangeShard(self.ledger.worker(), parts, ranges))
 
     def _sections(self, shards: list[str]) -> tuple[list[Section], str]:
         """Distinct sentences of the training reports, per section."""

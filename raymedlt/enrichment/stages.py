@@ -89,14 +89,15 @@ class ArrangeShard:
     """
 
     handle: LedgerHandle
-    parts: tuple[str, ...]  # files of the stage `read`
+    parts: Mapping[str, tuple[str, str]]  # file of the stage `read` -> its first and last id
     ranges: Mapping[str, tuple[str, str]]  # shard -> first and last id
 
     def __call__(self, shard: str) -> dict[str, Any]:
         storage = self.handle.storage
         first, last = self.ranges[shard]
         wanted = [("report_id", ">=", first), ("report_id", "<=", last)]
-        tables = [storage.read_table(part, filters=wanted) for part in self.parts]
+        near = [part for part, (least, most) in self.parts.items() if least <= last and most >= first]
+        tables = [storage.read_table(part, filters=wanted) for part in near]
         rows = sorted(pa.concat_tables(tables).to_pylist(), key=_content)
         kept: list[dict[str, Any]] = []
         extra: list[dict[str, Any]] = []
