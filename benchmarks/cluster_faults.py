@@ -1,8 +1,8 @@
 """The jobs on a cluster of three nodes whose workers, actors, nodes and drivers are killed at random moments.
 
-    python benchmarks/cluster_faults.py --folder /tmp/faults --kills 60 --jobs enrich synthesize      # hours on 2 cores
-    python benchmarks/cluster_faults.py --folder /tmp/faults --kills 12 --jobs classify finetune align
-    python benchmarks/cluster_faults.py --folder /tmp/faults --kills 0                                # what there is
+    python benchmarks/cluster_faults.py --folder faults --kills 60 --jobs enrich synthesize      # hours on 2 cores
+    python benchmarks/cluster_faults.py --folder faults --kills 12 --jobs classify finetune align
+    python benchmarks/cluster_faults.py --folder faults --kills 0                                # what there is
 
 The cluster is Ray's own for tests: three raylets on this machine, a head without CPUs and two nodes with two each. A
 job is `python jobs/<job>.py` with the arguments of its test, as a driver of this cluster: once undisturbed, then run

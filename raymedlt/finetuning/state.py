@@ -1,8 +1,8 @@
 """Where a training stands, in files that any number of replicas and any engine can go on from.
 
-    <folder>/weights-<steps>-<rank>.safetensors   the replica's pieces of the weights after so many steps
-    <folder>/moments-<steps>-<rank>.safetensors   and of AdamW's moments
-    <folder>/latest.json                          which files count: names, sha256, position, history
+    <folder>/weights-<steps>-<rank>of<replicas>.safetensors   the replica's pieces of the weights after so many steps
+    <folder>/moments-<steps>-<rank>of<replicas>.safetensors   and of AdamW's moments
+    <folder>/latest.json                                    which files count: names, sha256, position, history
 
 A piece is a flat range of one parameter ("weight:4096:model.norm.weight" begins at its number 4096). Each replica
 writes what it holds: nothing is gathered, copied or pickled, and a checkpoint costs one write of each number, side by
@@ -109,8 +109,10 @@ class Checkpoints:
         for part, pieces in kinds.items():
             if pieces:
                 # By steps and not by the count of checkpoints, which depends on the clock and on kills: the ledger
-                # names the file of the weights that are kept.
-                name = f"{part}-{position.steps:06d}-{self.world.rank}.safetensors"
+                # names the file of the weights that are kept. And by replicas: another number of them that writes
+                # after the same steps must not write over files that the latest checkpoint still names.
+                share = f"{self.world.rank}of{self.world.replicas}"
+                name = f"{part}-{position.steps:06d}-{share}.safetensors"
                 entry = self.storage.write_bytes(name, _bytes_of(pieces))
                 mine[part] = {"name": entry.name, "sha256": entry.sha256, "bytes": entry.bytes}
         every = self.world.gather(mine)

@@ -18,6 +18,13 @@ from raymedlt.storage import Storage
 WORLD = World(0, 1)
 
 
+class DyingWorld(World):
+    """Is killed when its files are written and don't count yet."""
+
+    def gather(self, mine):
+        raise Killed
+
+
 class Numbers:
     """Stands for an engine: a parameter "w" of ten numbers, in two pieces."""
 
@@ -62,7 +69,7 @@ def test_what_was_not_kept(tmp_path):
         pieces.read("weight", "w", 2, 4)
 
 
-@pytest.mark.parametrize("name", ["weights-000003-0.safetensors", "moments-000003-0.safetensors"])
+@pytest.mark.parametrize("name", ["weights-000003-0of1.safetensors", "moments-000003-0of1.safetensors"])
 @pytest.mark.parametrize("damage", ["flip", "gone"])
 def test_a_damaged_file_is_refused(tmp_path, name, damage):
     storage = kept(tmp_path)
@@ -83,25 +90,34 @@ def test_the_best_epoch_stays_and_the_rest_goes(tmp_path):
     checkpoints.read()
     checkpoints.write(Position(steps=4), Numbers(100), better=False)
     assert storage.list_files() == [
-        LATEST, "moments-000004-0.safetensors", "weights-000003-0.safetensors", "weights-000004-0.safetensors",
+        LATEST, "moments-000004-0of1.safetensors", "weights-000003-0of1.safetensors", "weights-000004-0of1.safetensors",
     ]  # fmt: skip
     model = Ten()
     put_best(storage, model)
     assert model.w[0, 1] == 1
     checkpoints.write(Position(steps=5, finished=True), Numbers(200), better=False)
-    assert storage.list_files() == [LATEST, "weights-000003-0.safetensors"]
+    assert storage.list_files() == [LATEST, "weights-000003-0of1.safetensors"]
     (entry,) = best_files(Storage.of(str(tmp_path.parent)), tmp_path.name)
-    assert entry.name == f"{tmp_path.name}/weights-000003-0.safetensors"
-    assert entry.bytes == (tmp_path / "weights-000003-0.safetensors").stat().st_size
+    assert entry.name == f"{tmp_path.name}/weights-000003-0of1.safetensors"
+    assert entry.bytes == (tmp_path / "weights-000003-0of1.safetensors").stat().st_size
 
 
 def test_a_writer_that_died_in_between_leaves_the_one_before(tmp_path):
     storage = kept(tmp_path)
-    storage.write_bytes("weights-000004-0.safetensors", b"half of the replicas were done")
+    storage.write_bytes("weights-000004-0of1.safetensors", b"half of the replicas were done")
     checkpoints = Checkpoints(storage, WORLD)
     assert checkpoints.read() == Position(steps=3)
     checkpoints.write(Position(steps=4), Numbers(50), better=False)
     assert checkpoints.read() == Position(steps=4)
+
+
+def test_another_number_of_replicas_writes_over_nothing_that_counts(tmp_path):
+    storage = kept(tmp_path)
+    before = {name: storage.read_bytes(name) for name in storage.list_files() if name != LATEST}
+    with pytest.raises(Killed):
+        Checkpoints(storage, DyingWorld(0, 2)).write(Position(steps=3), Numbers(50), better=True)
+    assert {name: storage.read_bytes(name) for name in before} == before
+    assert Checkpoints(storage, WORLD).read() == Position(steps=3)
 
 
 def test_another_model_is_refused(tmp_path):
