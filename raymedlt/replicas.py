@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from raymedlt.errors import RaymedltError
+from raymedlt.errors import RaymedltError, without_message
 from raymedlt.nodes import TRAINING, capacity
 from raymedlt.runtime import ATTEMPTS, worker_environment
 from raymedlt.storage import Storage, content_hash
 from raymedlt.versions import check_worker
 from raymedlt.watching import LATEST
+
+
+class ReplicaFailed(Exception):
+    """What an exception in a replica was and where it came from, without its message, which might quote a report."""
 
 
 def run_replicas(
@@ -65,7 +69,7 @@ def run_replicas(
         _release()
         stands = _stands(storage, checkpoints)
         in_vain, attempt, stood = in_vain + 1 if stands == stood else 0, attempt + 1, stands
-    kinds = ", ".join(sorted({type(each).__name__ for each in _causes(failed)})) or type(failed).__name__
+    kinds = ", ".join(sorted(set(map(_kind, _causes(failed))))) or type(failed).__name__
     raise RaymedltError(
         f"training '{name}': Ray Train gave up after {ATTEMPTS} attempts without a new checkpoint ({kinds})",
         "replicas that live long enough for one checkpoint",
@@ -115,7 +119,12 @@ def _fit(
 
     def replica() -> None:
         check_worker()
-        worker()
+        try:
+            worker()
+        except RaymedltError:
+            raise
+        except Exception as error:  # Ray Train logs it with its message
+            raise ReplicaFailed(without_message("a replica", error).got) from None
 
     trainer = TorchTrainer(
         replica,
@@ -143,6 +152,10 @@ def needs_of_replica(gpu: bool) -> dict[str, float]:
     if not gpu:
         return {"CPU": 1.0}
     return {"CPU": 1.0, "GPU": 1.0} | ({TRAINING: 0.001} if TRAINING in capacity() else {})
+
+
+def _kind(error: BaseException) -> str:
+    return str(error) if isinstance(error, ReplicaFailed) else type(error).__name__
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+import traceback
 from pathlib import Path
 
 import pytest
@@ -270,6 +271,31 @@ def test_replicas_that_die_without_a_new_checkpoint_end_the_training(local_ray, 
     with pytest.raises(RaymedltError, match="gave up after 1 attempts without a new checkpoint"):
         replicas(lambda: os.kill(os.getpid(), signal.SIGKILL), tmp_path)
     assert reserved() == []  # or the next attempts would wait for ever
+
+
+def test_what_a_replica_raises_is_told_without_its_message(local_ray, tmp_path, monkeypatch, capfd):
+    monkeypatch.setattr("raymedlt.replicas.ATTEMPTS", 1)
+
+    def worker():
+        raise ValueError("cannot parse 'Rounded nodule.'")
+
+    with pytest.raises(
+        RaymedltError, match=r"a replica failed with ValueError at .*test_runtime.py:\d+ .worker."
+    ) as told:
+        replicas(worker, tmp_path)
+    assert "Rounded" not in "".join(traceback.format_exception(told.value))
+    time.sleep(1)  # Ray prints what its workers say a little later
+    assert "Rounded" not in "".join(capfd.readouterr())
+    assert quoted_in_logs(b"Rounded nodule") == []
+
+
+def quoted_in_logs(text):
+    """Files of this Ray's logs that hold a text."""
+    from ray._private.worker import global_worker
+
+    files = [path for path in Path(global_worker.node.get_logs_dir_path()).rglob("*") if path.is_file()]
+    assert files
+    return [str(path) for path in files if text in path.read_bytes()]
 
 
 # Connections

@@ -34,6 +34,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from threadpoolctl import threadpool_limits
 
 from raymedlt.clustering.faiss_import import faiss
 from raymedlt.errors import InputError
@@ -100,7 +101,8 @@ class CopySearch:
         Time per image: V D N multiplications in an exact search (8 ms at 1,200 training images on one core), V D (K +
         PROBES N / K) in cells (20 ms at 200,000). Memory: N D floats, 102 MB for 200,000 training images.
         """
-        found = [self._nearest(image) for image in images_BSS]
+        with threadpool_limits(1, user_api="blas"):  # the last digits depend on how threads cut the products
+            found = [self._nearest(image) for image in images_BSS]
         rows, distances, around = zip(*found, strict=True) if found else ((), (), ())
         return Nearest(np.array(rows, np.int64), np.array(distances, np.float64), np.array(around, np.float64))
 

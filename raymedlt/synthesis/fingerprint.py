@@ -27,6 +27,7 @@ import numpy.typing as npt
 import scipy.linalg
 import scipy.sparse
 from scipy.ndimage import gaussian_filter, zoom
+from threadpoolctl import threadpool_limits
 
 from raymedlt.errors import InputError
 from raymedlt.seeds import generator
@@ -111,13 +112,13 @@ def learn(images_NSS: Bytes, *, length: int, seed: int) -> Fingerprint:
     mean_P = shared_NP.mean(axis=0)
     chosen = np.sort(order[:MOST_PLANTED])
     copies = [_left_over(reduced(images_NSS[row]), seed, int(row)) for row in chosen]
-    within_PP = _scatter(places(copies) - places(images_NSS[chosen]))
-    between_PP = _scatter(shared_NP - mean_P)
-    ridge = RIDGE * np.trace(within_PP) / len(within_PP) + 1e-9
     length, places_count = min(length, len(images_NSS) - 1), len(mean_P)
-    _, vectors_PD = scipy.linalg.eigh(
-        between_PP, within_PP + ridge * np.eye(places_count), subset_by_index=[places_count - length, places_count - 1]
-    )
+    wanted = [places_count - length, places_count - 1]
+    with threadpool_limits(1, user_api="blas"):  # the last digits depend on how threads cut the sums
+        within_PP = _scatter(places(copies) - places(images_NSS[chosen]))
+        between_PP = _scatter(shared_NP - mean_P)
+        ridge = RIDGE * np.trace(within_PP) / len(within_PP) + 1e-9
+        _, vectors_PD = scipy.linalg.eigh(between_PP, within_PP + ridge * np.eye(places_count), subset_by_index=wanted)
     return Fingerprint(mean_P, np.ascontiguousarray(vectors_PD[:, ::-1], np.float32))
 
 

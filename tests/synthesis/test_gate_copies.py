@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from gate_world import pictures
+from threadpoolctl import threadpool_limits
 
 from raymedlt.errors import InputError
 from raymedlt.images.phantom import cohort, draw
@@ -52,6 +53,23 @@ def test_planted_copies_are_caught_and_traced(search, kind):
 def test_other_images_pass(search):
     assert search.are_copies(search.nearest(FRESH)).mean() <= 0.1
     assert 0.85 < np.median(search.ratios(search.nearest(FRESH))) < 1.15
+
+
+def test_threads_do_not_show():
+    def digits() -> tuple[bytes, ...]:
+        own = fitted(TRAIN, HELD_OUT)
+        found = own.nearest(FRESH)
+        return (
+            own.vectors_ND.tobytes(),
+            found.distances_B.tobytes(),
+            found.around_B.tobytes(),
+            bytes(str(own.weight), "ascii"),
+        )
+
+    with threadpool_limits(4):
+        several = digits()
+    with threadpool_limits(1):
+        assert digits() == several
 
 
 def check(train: np.ndarray, held_out: np.ndarray, fresh: np.ndarray) -> None:
