@@ -36,9 +36,10 @@ from runs import (
     environment,
     quoted,
     quoted_below,
-    small_reports,
     wait_for,
+    write_source,
 )
+from runs import report as made_up
 
 QUOTES = '''
 import importlib.util, os, sys
@@ -182,7 +183,9 @@ def bring(folder: Path, count: int) -> Path:
     from raymedlt.images.phantom_cohort import cohort, findings_of
     from raymedlt.synthesis.sampler import encode_png
 
-    source = small_reports(folder / "r.csv", count)
+    splits = {8: "validation", 9: "test"}  # of patients, who have two reports each
+    rows = (made_up(number) | {"split": splits.get(number // 2 % 10, "train")} for number in range(count))
+    source = write_source(folder / "r.csv", rows)
     with source.open("ab") as file:
         file.write(f"bad,,,train,A {SENTINEL}.\nworse,,,train,A {SENTINEL} \xff.,,,/etc/passwd\n".encode("latin-1"))
     for number, row in enumerate(cohort(IMAGES, seed=3, test_images=0, test_positives=0).table.to_pylist()):
@@ -233,6 +236,7 @@ def main() -> int:
     every = cases(folder, bring(folder, given.reports))
     scrub = Scrub(folder, [each.breaks for each in every.values()])
     codes: dict[str, Any] = {}
+    print(f"in {folder}", file=sys.stderr)
     for job in given.jobs:
         codes[job] = scrub.run(every[job])
         print(f"{job}: {codes[job]}", file=sys.stderr, flush=True)
