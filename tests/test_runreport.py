@@ -268,6 +268,12 @@ def test_nodes_of_a_flow_do_not_overlap():
     assert flow([], caption="c").data[0]["node"]["label"] == []
 
 
+def test_ends_of_a_flow_stand_in_its_last_column():
+    """Or the label of one that ends early runs into those of the last column, which stand to the left of their node."""
+    node = flow([("read", "lost", 3), ("read", "valid", 9), ("valid", "used", 9)], caption="c").data[0]["node"]
+    assert node["x"] == [0.001, 0.999, 0.5, 0.999]
+
+
 def test_two_sections_of_one_title_are_refused():
     section = Section(title="Same", blocks=[])
     with pytest.raises(ValueError, match="same title"):

@@ -32,9 +32,6 @@ def row_flow(counts: Mapping[str, Any], summary: Mapping[str, Any]) -> Figure:
         ("valid reports", "enriched", int(summary["enriched"])),
         ("valid reports", "unchanged", sum(unchanged.values())),
     ]
-    for reason, rows in rejected.items():
-        links.append(("rejected", reason, rows))
-        colours[reason] = WARN
     for added, rows in grouped_additions(summary["added"]).items():
         name = f"{added} sentence{'' if added == '1' else 's'} added"
         links.append(("enriched", name, rows))
@@ -44,6 +41,9 @@ def row_flow(counts: Mapping[str, Any], summary: Mapping[str, Any]) -> Figure:
         name = reason if reason not in rejected else f"{reason} (kept)"
         links.append(("unchanged", name, rows))
         colours[name] = QUIET
+    for reason, rows in rejected.items():
+        links.append(("rejected", reason, rows))
+        colours[reason] = WARN
     return flow(
         links,
         caption="Every row that was read, from left to right. The width of a band is the number of reports.",

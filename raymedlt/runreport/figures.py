@@ -202,6 +202,8 @@ def _columns_of_flow(
     for source, target, _ in links:
         depth[target] = max(depth[target], depth[source] + 1)
     last = max(depth.values(), default=0) or 1
+    sources = {source for source, _, _ in links}
+    depth = {name: column if name in sources else last for name, column in depth.items()}  # ends stand at the edge
     nodes = {column: [name for name in rows if depth[name] == column] for column in depth.values()}
     scale = min(
         ((height - FLOW_GAP * (len(names) - 1)) / sum(rows[name] for name in names) for names in nodes.values()),
