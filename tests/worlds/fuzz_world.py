@@ -31,17 +31,16 @@ from raymedlt.schema import SPLITS
 # Texts
 
 
-def check_sections(draw: Random) -> tuple[int, int]:
+def check_sections(text: str) -> tuple[int, int]:
     """The section parser; see `CASES`."""
-    sections = parse_sections(text_of(draw, 80))
+    sections = parse_sections(text)
     assert set(sections) == {*SECTIONS, "note"}
     assert all(sections[name] == sections[name].strip() for name in SECTIONS)
     return 1, 0
 
 
-def check_sentences(draw: Random) -> tuple[int, int]:
+def check_sentences(text: str) -> tuple[int, int]:
     """The sentence splitter and the key; nothing but blanks, list numbers, bullets and bare marks may be lost."""
-    text = text_of(draw, 80)
     sentences = split_sentences(text)
     for sentence in sentences:
         key = sentence_key(sentence)
@@ -52,17 +51,16 @@ def check_sentences(draw: Random) -> tuple[int, int]:
     return 1, 0
 
 
-def check_judge(draw: Random) -> tuple[int, int]:
-    """The assertion rules, both languages."""
-    sentence = text_of(draw, 30)
-    judgement = judge(sentence, draw.choice(("en", "es")))
+def check_judge(sentence: str, language: str) -> tuple[int, int]:
+    """The assertion rules of one language."""
+    judgement = judge(sentence, language)
     assert judgement.sign in ("normal", "neutral", "abnormal", "mixed")
     for mention in judgement.mentions:
         assert 0 <= mention.start <= mention.end <= len(sentence)
     return 1, 0
 
 
-def _write(source: Source, folder: Path) -> str:
+def write_source(source: Source, folder: Path) -> str:
     shutil.rmtree(folder, ignore_errors=True)
     for name, data in source.files.items():
         path = folder / name
@@ -71,11 +69,19 @@ def _write(source: Source, folder: Path) -> str:
     return str(folder / source.path) if source.path else str(folder)
 
 
-def check_reader(draw: Random, folder: Path, format: str) -> tuple[int, int]:
-    """Every row is accepted with all that is promised of it, or rejected with a reason and without its text."""
+def made_for_reader(draw: Random, folder: Path, format: str) -> tuple[int, int]:
+    """A source of that format, in three of five cases damaged, and read."""
     damage = draw.random() < 0.6
     source = MAKERS[format](draw, damage)
-    path = _write(source, folder)
+    return check_reader(write_source(source, folder), format, None if damage else source.rows)
+
+
+def check_reader(path: str, format: str, rows: int | None = None) -> tuple[int, int]:
+    """Every row is accepted with all that is promised of it, or rejected with a reason and without its text.
+
+    Args:
+        rows: how many there are; None: nobody knows.
+    """
     accepted = rejected = 0
     try:
         reader = open_reader(path, format)
@@ -92,8 +98,7 @@ def check_reader(draw: Random, folder: Path, format: str) -> tuple[int, int]:
         check_refusal(error)
         return accepted, rejected
     assert accepted + rejected
-    if not damage and source.rows is not None:
-        assert accepted + rejected == source.rows
+    assert rows is None or accepted + rejected == rows
     return accepted, rejected
 
 
@@ -134,7 +139,7 @@ class Labels:
     classes: list[str] | None = None
 
 
-_LABELS = {
+LABELS = {
     "nih14": ["Image Index", "Finding Labels", "Patient ID", "View Position"],
     "padchest": ["ImageID", "StudyID", "PatientID", "Projection", "Labels"],
     "chexpert": ["Path", "Frontal/Lateral", "No Finding", "Edema", "Pneumonia", "Fracture", "Cardiomegaly",
@@ -146,11 +151,10 @@ _LABELS = {
 }  # fmt: skip
 
 
-def check_labels(draw: Random, folder: Path) -> tuple[int, int]:
-    """A label table: rows of the file = rows accepted + rows rejected, each of these with a reason."""
-    damage, kind = draw.random() < 0.5, draw.choice(list(_LABELS))
-    header, count = _LABELS[kind], draw.randrange(1, 5)
-    rows = [[_label_cell(draw, name, number) for name in header] for number in range(count)]
+def made_labels(draw: Random, folder: Path) -> tuple[int, int]:
+    """A label table of some publisher's, every other one damaged, and read."""
+    damage, kind = draw.random() < 0.5, draw.choice(list(LABELS))
+    header, rows = label_table(draw, kind)
     if draw.random() < 0.15:
         columns = [arrow_column(draw, [row[place] for row in rows]) for place in range(len(header))]
         out = io.BytesIO()
@@ -158,9 +162,20 @@ def check_labels(draw: Random, folder: Path) -> tuple[int, int]:
         files = {"l.parquet": damaged(draw, out.getvalue()) if damage else out.getvalue()}
     else:
         files = packed(draw, "l.csv", table_bytes(draw, header, rows), damage=damage)
-    path = _write(Source(files), folder)
+    path = write_source(Source(files), folder)
+    return check_labels(f"{path}/{next(iter(files))}", None if damage else len(rows))
+
+
+def label_table(draw: Random, kind: str) -> tuple[list[str], list[list[str]]]:
+    """Header and rows of such a table."""
+    header, count = LABELS[kind], draw.randrange(1, 5)
+    return header, [[_label_cell(draw, name, number) for name in header] for number in range(count)]
+
+
+def check_labels(path: str, rows: int | None = None) -> tuple[int, int]:
+    """A label table: rows of the file = rows accepted + rows rejected, each of these with a reason."""
     try:
-        table = read_labels(Labels(f"{path}/{next(iter(files))}"))
+        table = read_labels(Labels(path))
     except RaymedltError as error:
         check_refusal(error)
         return 0, 0
@@ -168,7 +183,7 @@ def check_labels(draw: Random, folder: Path) -> tuple[int, int]:
     assert all(row["image_id"] and row["patient_id"] for row in table.images.to_pylist())
     assert all(row["reason"] and SECRET not in row["reason"] for row in table.rejected.to_pylist())
     accepted, rejected = table.images.num_rows, table.rejected.num_rows
-    assert damage or accepted + rejected == count
+    assert rows is None or accepted + rejected == rows
     return accepted, rejected
 
 
@@ -189,16 +204,21 @@ def _label_cell(draw: Random, name: str, number: int) -> str:
     return draw.choice(("1.0", "0.0", "-1.0", "", "1", "2", "x"))
 
 
-def check_audit_labels(draw: Random, folder: Path) -> tuple[int, int]:
-    """The label file of an audit."""
+def made_audit_labels(draw: Random, folder: Path) -> tuple[int, int]:
+    """The label file of an audit, every other one damaged, and read."""
     damage, count = draw.random() < 0.5, draw.randrange(1, 5)
     cells = ("Edema|Mass", "['a', 'b']", "", "['a'", "[" * 150, "[" + "-" * 9_000 + "1]", "[" * 9_000)
     rows = [[f"r{number}", draw.choice(cells)] for number in range(count)]
     data = table_bytes(draw, ["report_id", "labels"], rows)
-    path = _write(Source({"l.csv": damaged(draw, data) if damage else data}), folder)
+    path = write_source(Source({"l.csv": damaged(draw, data) if damage else data}), folder)
+    return check_audit_labels(f"{path}/l.csv")
+
+
+def check_audit_labels(path: str) -> tuple[int, int]:
+    """The label file of an audit."""
     reports = pa.table({"report_id": [f"r{number}" for number in range(5)], "labels": [[]] * 5})
     try:
-        found = labels_of(reports, f"{path}/l.csv")
+        found = labels_of(reports, path)
     except RaymedltError as error:
         check_refusal(error)
         return 0, 0
@@ -206,12 +226,12 @@ def check_audit_labels(draw: Random, folder: Path) -> tuple[int, int]:
 
 
 CASES: dict[str, Callable[[Random, Path], tuple[int, int]]] = {
-    **{name: (lambda draw, folder, name=name: check_reader(draw, folder, name)) for name in MAKERS},
-    "label tables": check_labels,
-    "audit labels": check_audit_labels,
-    "sections": lambda draw, _: check_sections(draw),
-    "sentences": lambda draw, _: check_sentences(draw),
-    "assertion": lambda draw, _: check_judge(draw),
+    **{name: (lambda draw, folder, name=name: made_for_reader(draw, folder, name)) for name in MAKERS},
+    "label tables": made_labels,
+    "audit labels": made_audit_labels,
+    "sections": lambda draw, _: check_sections(text_of(draw, 80)),
+    "sentences": lambda draw, _: check_sentences(text_of(draw, 80)),
+    "assertion": lambda draw, _: check_judge(text_of(draw, 30), draw.choice(("en", "es"))),
 }
 """A case makes its input from the random source, reads it, and returns the rows accepted and rejected. It raises
 AssertionError where a promise is broken, and whatever a reader lets through that isn't ours."""
