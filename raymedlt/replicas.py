@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
+from typing import Any
 
 from raymedlt.errors import RaymedltError, without_message
 from raymedlt.nodes import TRAINING, capacity
@@ -10,6 +12,10 @@ from raymedlt.runtime import ATTEMPTS, worker_environment
 from raymedlt.storage import Storage, content_hash
 from raymedlt.versions import check_worker
 from raymedlt.watching import LATEST
+
+
+_TALKATIVE = ("ray.train", "torch.utils.cpp_extension")
+"""Loggers that tell of every checkpoint, and that a machine without GPUs has none."""
 
 
 class ReplicaFailed(Exception):
@@ -116,8 +122,22 @@ def _fit(
     from ray.train.torch import TorchConfig, TorchTrainer
 
     environment = worker_environment() | {key: str(threads) for key in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
+    environment["RAY_TRAIN_ENABLE_PRINT_PATCH"] = "0"  # what a library prints and catches itself would be logged
+
+    class Trainer(TorchTrainer):  # type: ignore[misc]
+        """Without the actor that asks for the controller's state every second.
+
+        It gives back what a dead controller had reserved, as `_release` does, and complains all the time where there is
+        no dashboard or more than one Ray.
+        """
+
+        def _create_default_callbacks(self) -> list[Any]:
+            made = super()._create_default_callbacks()
+            return [each for each in made if type(each).__name__ != "PlacementGroupCleanerCallback"]
 
     def replica() -> None:
+        for library in _TALKATIVE:
+            logging.getLogger(library).setLevel(logging.ERROR)
         check_worker()
         try:
             worker()
@@ -126,7 +146,7 @@ def _fit(
         except Exception as error:  # Ray Train logs it with its message
             raise ReplicaFailed(without_message("a replica", error).got) from None
 
-    trainer = TorchTrainer(
+    trainer = Trainer(
         replica,
         scaling_config=ScalingConfig(
             num_workers=room[1] if room[0] == room[1] else room,

@@ -167,13 +167,13 @@ def _gathered(value: Any) -> list[Any]:
 
 
 def _upload(storage: Storage, folder: Path, name: str, trainer: Any) -> list[Line]:
-    """The files of a checkpoint into the run's folder, each node its own; all of them, on every replica."""
+    """The files of a checkpoint into the run's folder, each replica its own; all of them, on every replica."""
     trainer.accelerator.wait_for_everyone()
-    mine: list[Line] = []
-    if trainer.accelerator.is_local_main_process:
-        for path in sorted((folder / name).rglob("*")):
-            if path.is_file():
-                mine.append(storage.write_bytes(path.relative_to(folder).as_posix(), path.read_bytes()).to_json())
+    mine = [
+        storage.write_bytes(path.relative_to(folder).as_posix(), path.read_bytes()).to_json()
+        for path in sorted((folder / name).rglob("*"))
+        if path.is_file()
+    ]
     every = {each["name"]: each for part in _gathered(mine) for each in part}
     return [every[each] for each in sorted(every)]
 
@@ -187,21 +187,19 @@ def latest_of(storage: Storage) -> Line | None:
     return found
 
 
-def fetch(storage: Storage, latest: Line, folder: Path, trainer: Any) -> None:
-    """The checkpoint's files onto this node. Raises ConsistencyError."""
-    if trainer.accelerator.is_local_main_process:
-        for entry in latest["files"]:
-            data = storage.read_bytes(entry["name"])
-            if sha256_of(data) != entry["sha256"]:
-                raise ConsistencyError(
-                    f"'{entry['name']}' of the checkpoint differs from its sha256",
-                    "the bytes that were written",
-                    f"delete {storage.uri} to train anew, and check the disk",
-                )
-            path = folder / entry["name"]
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(data)
-    trainer.accelerator.wait_for_everyone()
+def fetch(storage: Storage, latest: Line, folder: Path) -> None:
+    """The checkpoint's files into this replica's folder. Raises ConsistencyError."""
+    for entry in latest["files"]:
+        data = storage.read_bytes(entry["name"])
+        if sha256_of(data) != entry["sha256"]:
+            raise ConsistencyError(
+                f"'{entry['name']}' of the checkpoint differs from its sha256",
+                "the bytes that were written",
+                f"delete {storage.uri} to train anew, and check the disk",
+            )
+        path = folder / entry["name"]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
 
 
 def history_of(storage: Storage) -> list[Line]:

@@ -80,7 +80,7 @@ def learn(
         latest = latest_of(storage)
         if latest is not None:
             account.resume(latest)
-            fetch(storage, latest, folder, trainer)
+            fetch(storage, latest, folder)
         if latest is None or latest["step"] < task.config.training.steps:
             trainer.train(resume_from_checkpoint=str(folder / latest["checkpoint"]) if latest else None)
         if trainer.accelerator.is_main_process:

@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import safetensors.torch
-from runs import ROOT, descendants, digests, environment
+from runs import ROOT, descendants, digests, environment, wait_for
 
 from raymedlt import finetuning, schema
 from raymedlt.alignment.config import AlignConfig
@@ -131,14 +131,27 @@ def test_killed_and_started_again_ends_the_same(base: Path, finished: Path, tmp_
 
 @pytest.mark.slow
 def test_actors_and_replicas(base: Path, finished: Path, tmp_path: Path):
-    """Rewards by Ray actors are those of the threads; two replicas under Ray Train end with a page."""
+    """Rewards by Ray actors are those of the threads; two replicas go on from what both left when one is killed."""
     words = ["--finetuned", str(base), *SHORT]
     told = script(*words, "--rewards.pool", "actors", "--output", str(tmp_path / "actors"))
     assert told.returncode == 0, told.stderr
     assert timeless(tmp_path / "actors") == timeless(finished)
-    told = script(*words, "--training.replicas", "2", "--training.zero", "2", "--output", str(tmp_path / "two"))
-    assert told.returncode == 0, told.stderr
-    assert [line["step"] for line in measured(tmp_path / "two")["history"]] == [1, 2, 3, 4, 5, 6]
+    two, log = tmp_path / "two", tmp_path / "log"
+    words += ["--training.replicas", "2", "--training.zero", "2", "--output", str(two)]
+    with log.open("w") as file:
+        job = subprocess.Popen(
+            [sys.executable, "jobs/align.py", *words], cwd=ROOT, env=environment(), stdout=file, stderr=file
+        )
+    wait_for((two / "_work" / "policy" / "latest.json").exists, job, 300)
+    replicas = [pid for pid, line in descendants(job.pid).items() if line.startswith("ray::RayTrainWorker")]
+    assert len(replicas) == 2
+    os.kill(max(replicas), signal.SIGKILL)
+    assert job.wait(400) == 0, log.read_text()
+    assert [line["step"] for line in measured(two)["history"]] == [1, 2, 3, 4, 5, 6]
+    kept = [path.name for path in (two / "_work" / "policy" / "checkpoint-6").iterdir()]
+    assert {"rng_state_0.pth", "rng_state_1.pth"} <= {*kept}
+    for noise in ("PlacementGroupCleaner", "LOAD_GLOBAL", "Reporting training result", "ValueError"):
+        assert noise not in log.read_text()
 
 
 @pytest.mark.parametrize(
