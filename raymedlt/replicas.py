@@ -13,7 +13,6 @@ from raymedlt.storage import Storage, content_hash
 from raymedlt.versions import check_worker
 from raymedlt.watching import LATEST
 
-
 _TALKATIVE = ("ray.train", "torch.utils.cpp_extension")
 """Loggers that tell of every checkpoint, and that a machine without GPUs has none."""
 
