@@ -4,8 +4,8 @@
     python benchmarks/s3_jobs.py --jobs enrich evaluate
 
 Each job runs with a local --output, with an s3:// one, and the latter again. Bars: exit code 0; the second run finds
-everything done; every file has the same sha256, but for those that name folders and times. What
-one job leaves is another's input (--run, --finetuned) from the same place.
+everything done; every result has the same sha256, but for files that name folders and times. What one job leaves is
+another's input (--run, --finetuned) from the same place.
 """
 
 from __future__ import annotations
@@ -27,11 +27,29 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tests" / "worlds"))
 
 NAMES_PLACES = (
-    "README.md", "config.yaml", "evaluation.json", "manifest.json", "model.json", "report.html", "timings.json",
+    "README.md", "config.yaml", "evaluation.json", "manifest.json", "model.json", "pipeline.json", "raymedlt.json",
+    "report.html", "timings.json",
 )  # fmt: skip
 """Files, in any folder, that say where the run lies or how long it took, or list such files."""
-NAMED_BY_PLACES = ("_ledger/", "_work/read/")
-"""Folders of markers, and of what was read, named by the time of change of the input."""
+OF_THE_WAY = {"_ledger", "_work"}
+"""Folders, in any folder, of markers with times, of what was read (named by the input's time of change) and of
+checkpoints; what a user reads is beside them."""
+TIMES = ("seconds", "workers", "scored", "shared", "hits", "misses", "deaths")
+"""Ends of the keys of figures that say how the machine did."""
+
+
+def result(name: str, data: bytes) -> str:
+    """sha256 of a file's content, of JSON without times."""
+    from raymedlt.storage import sha256_of
+
+    return sha256_of(json.dumps(timeless(json.loads(data))).encode() if name.endswith(".json") else data)
+
+
+def timeless(value: Any) -> Any:
+    """JSON without figures of time."""
+    if isinstance(value, dict):
+        return {key: timeless(each) for key, each in value.items() if not key.endswith(TIMES)}
+    return [timeless(each) for each in value] if isinstance(value, list) else value
 
 
 def run(name: str, root: str) -> tuple[subprocess.CompletedProcess[str], float]:
@@ -48,7 +66,7 @@ def run(name: str, root: str) -> tuple[subprocess.CompletedProcess[str], float]:
 
 def compared(name: str, local: str, remote: str, requests: Any) -> tuple[dict[str, Any], list[str]]:
     """What the job did in both places, and the bars that it missed."""
-    from raymedlt.storage import Storage, below, sha256_of
+    from raymedlt.storage import Storage, below
 
     plain, plain_seconds = run(name, local)
     before = requests()
@@ -66,14 +84,21 @@ def compared(name: str, local: str, remote: str, requests: Any) -> tuple[dict[st
     }
     folders = [Storage.of(below(root, name)) for root in (local, remote)]
     figures["objects"] = len(folders[1].list_files())
-    listed = [{each: sha256_of(folder.read_bytes(each)) for each in folder.list_files()} for folder in folders]
+    listed = [
+        {
+            each: result(each, folder.read_bytes(each))
+            for each in folder.list_files()
+            if OF_THE_WAY.isdisjoint(each.split("/"))
+        }
+        for folder in folders
+    ]
     differ = sorted(each for each in {**listed[0], **listed[1]} if listed[0].get(each) != listed[1].get(each))
     figures["files"] = len(listed[1])
     figures["files that differ"] = differ
     missed = []
     if again.returncode or "already done" not in again.stderr:
         missed.append(f"{name}: the second run did something: {again.stderr[-300:]}")
-    allowed = [each for each in differ if each.startswith(NAMED_BY_PLACES) or each.rsplit("/", 1)[-1] in NAMES_PLACES]
+    allowed = [each for each in differ if each.rsplit("/", 1)[-1] in NAMES_PLACES]
     if wrong := sorted({*differ} - {*allowed}):
         missed.append(f"{name}: {len(wrong)} files differ, first '{wrong[0]}'")
     if there.stdout.splitlines()[-1] != f"{folders[1].uri}/report.html":

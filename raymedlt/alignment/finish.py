@@ -18,7 +18,6 @@ from raymedlt.alignment.config import AlignConfig
 from raymedlt.alignment.monitors import alarms
 from raymedlt.alignment.page import Compared, Reports, align_page
 from raymedlt.alignment.rewards import RewardModel, load_reward
-from raymedlt.alignment.scoring import opened_clusters
 from raymedlt.config import config_hash, to_yaml
 from raymedlt.errors import ConsistencyError
 from raymedlt.evaluation.answers import split_answer
@@ -69,7 +68,7 @@ def finish(outcome: Outcome, storage: Storage, ledger: Ledger, progress: Progres
     if ledger.done(FINISH, "page") is not None:
         return page
     with progress.stage("score and write the page"):
-        model = opened_clusters(outcome.clusters, outcome.config.rewards.severity)
+        model = RewardModel.load(outcome.clusters, severity=outcome.config.rewards.severity)
         reports = _reports(outcome, storage, model)
         history = history_of(storage)
         compared = [_compared(outcome, name, reports) for name in SCORES if name in reports.aligned.scores]

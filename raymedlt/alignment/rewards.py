@@ -36,6 +36,7 @@ from raymedlt.evaluation.clusters import REMEMBERED, ClusterMap
 from raymedlt.evaluation.findings import claims_of
 from raymedlt.evaluation.overlap import sentence_bleu
 from raymedlt.evaluation.sentences import keys_of, sentence_f1, set_f1
+from raymedlt.storage import below
 
 if TYPE_CHECKING:
     from raymedlt.clustering.model import ClusterModel
@@ -97,14 +98,14 @@ class RewardModel:
 
     @classmethod
     def load(cls, folder: str | Path, *, severity: Weights | str | Path | None = None) -> RewardModel:
-        """From the folder `model` of an output of jobs/enrich.py.
+        """From the folder `model` of an output of jobs/enrich.py, a path or URI.
 
         Raises:
             InputError: it holds no cluster models.
         """
         from raymedlt.clustering.model import ClusterModel
 
-        return cls(*(ClusterModel.load(Path(folder) / name) for name in SECTIONS), severity=severity)
+        return cls(*(ClusterModel.load(below(str(folder), name)) for name in SECTIONS), severity=severity)
 
     @cached_property
     def weights(self) -> Weights:

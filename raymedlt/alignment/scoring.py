@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 from raymedlt.alignment.reading import Given
 from raymedlt.alignment.rewards import Reward, RewardModel, load_reward
 from raymedlt.errors import ConfigError, RaymedltError, without_message
-from raymedlt.storage import Storage
 from raymedlt.versions import check_worker
 
 Score = Callable[[Sequence[str], Sequence[Given]], Sequence[Sequence[float | None]]]
@@ -72,17 +71,7 @@ class Rewards:
     def _model(self) -> RewardModel | None:
         if self.model is not None or self.model_folder is None:
             return self.model
-        return opened_clusters(self.model_folder, self.severity)
-
-
-def opened_clusters(folder: str, severity: str | None = None) -> RewardModel:
-    """The cluster models of findings and impressions in a folder, a path or URI; a remote one is copied for a while.
-
-    Raises:
-        InputError: it holds no cluster models.
-    """
-    with Storage.of(folder).on_disk() as local:
-        return RewardModel.load(local, severity=severity)
+        return RewardModel.load(self.model_folder, severity=self.severity)
 
 
 class Scorer:

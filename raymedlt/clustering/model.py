@@ -31,6 +31,7 @@ from raymedlt.clustering.hierarchy import NO_TREE
 from raymedlt.clustering.prediction import Predictor
 from raymedlt.clustering.screening import Vectors
 from raymedlt.errors import InputError
+from raymedlt.storage import Storage
 
 FORMAT_VERSION = 2
 _TREE_COLUMNS = {"parent": np.int64, "child": np.int64, "lambda_val": np.float64, "child_size": np.int64}
@@ -257,16 +258,24 @@ class ClusterModel:
     def load(cls, folder: str | Path) -> ClusterModel:
         """Read a model that `save` wrote.
 
+        Args:
+            folder: path or URI; a remote folder is copied to this machine while it is read.
+
         Raises:
             InputError: the folder holds no model, or one of another format version.
         """
+        place = Storage.of(str(folder))
+        if not place.exists("model.json"):
+            raise InputError(
+                f"'{place.uri}' holds no cluster model", "a folder with model.json", "give <output>/model/findings"
+            )
+        with place.on_disk() as local:
+            return cls._read(local)
+
+    @classmethod
+    def _read(cls, folder: Path) -> ClusterModel:
         from safetensors.numpy import load_file
 
-        folder = Path(folder)
-        if not (folder / "model.json").exists():
-            raise InputError(
-                f"'{folder}' holds no cluster model", "a folder with model.json", "give <output>/model/findings"
-            )
         description = json.loads((folder / "model.json").read_text())
         if description["format"] != FORMAT_VERSION:
             raise InputError(

@@ -331,10 +331,7 @@ class _Run:
         self.ledger.commit(CLUSTER, name, entries, {"clusters": model.clusters})
 
     def _saved_clustering(self, name: str) -> Clustering:
-        with tempfile.TemporaryDirectory() as folder:
-            for file in self._files(CLUSTER, f"model/{name}/"):
-                (Path(folder) / Path(file).name).write_bytes(self.storage.read_bytes(file))
-            return ClusterModel.load(folder).clustering
+        return ClusterModel.load(self.storage.sub(f"model/{name}").address).clustering
 
     def _learn(self, fits: list[SectionFit], knowledge: Knowledge) -> None:
         if self.ledger.done(LEARN, "tables") is None:

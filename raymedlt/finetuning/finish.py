@@ -187,8 +187,7 @@ def _clusters(config: FinetuneConfig) -> Any:
         return None
     from raymedlt.clustering import ClusterModel
 
-    with Storage.of(folder).on_disk() as local:
-        return ClusterModel.load(local)
+    return ClusterModel.load(folder)
 
 
 def _pixels(outcome: Outcome, data: Data, storage: Storage) -> Pixels:

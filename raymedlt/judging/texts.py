@@ -158,7 +158,7 @@ def _base(place: str) -> FineTuned | None:
 def _clusters(folder: str | None, run: FinishedRun, settings: Mapping[str, Any]) -> Any | None:
     """The cluster model that is given, or that the aligned run made."""
     if folder is None and "finetuned" in settings and run.storage.exists("clusters/findings"):
-        folder = f"{run.uri.rstrip('/')}/clusters/findings"
+        folder = run.storage.sub("clusters/findings").address
     if folder is None:
         return None
     from raymedlt.clustering import ClusterModel

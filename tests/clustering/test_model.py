@@ -16,6 +16,7 @@ from raymedlt.clustering.model import medoids, nearest_clustered
 from raymedlt.config import ClusteringConfig
 from raymedlt.errors import InputError
 from raymedlt.reports.sentences import sentence_key
+from raymedlt.storage import Storage
 
 SENTENCES = [
     f"{opening} {what}."
@@ -143,6 +144,16 @@ def test_save_and_load(unit_model: ClusterModel, tmp_path: Path):
     for before, after in zip(unit_model.predict(asked), loaded.predict(asked), strict=True):
         assert np.array_equal(before, after)
     assert np.array_equal(unit_model.membership(asked), loaded.membership(asked))
+
+
+def test_load_from_any_storage(unit_model: ClusterModel, storage: Storage, tmp_path: Path):
+    unit_model.save(tmp_path / "model")
+    for file in (tmp_path / "model").iterdir():
+        storage.write_bytes(f"clusters/findings/{file.name}", file.read_bytes())
+    loaded = ClusterModel.load(storage.sub("clusters/findings").address)
+    assert np.array_equal(loaded.vectors, unit_model.vectors)
+    with pytest.raises(InputError, match="holds no cluster model"):
+        ClusterModel.load(storage.sub("clusters/impression").address)
 
 
 def test_the_parameters_of_the_fit_are_kept(unit_model: ClusterModel, tmp_path: Path):

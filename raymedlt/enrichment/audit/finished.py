@@ -184,13 +184,7 @@ class FinishedRun:
         return pa.concat_tables(tables) if tables else schema.empty_table()
 
     def _model(self, section: str) -> ClusterModel:
-        prefix = f"model/{section}/"
-        with tempfile.TemporaryDirectory() as folder:
-            for entry in self.manifest["files"]:
-                if entry["name"].startswith(prefix):
-                    target = Path(folder) / Path(entry["name"]).name
-                    target.write_bytes(self.storage.read_bytes(entry["name"]))
-            return ClusterModel.load(folder)
+        return ClusterModel.load(self.storage.sub(f"model/{section}").address)
 
 
 def open_run(place: str, *, check: bool = True, key: str = "run") -> FinishedRun:
