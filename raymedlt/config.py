@@ -270,6 +270,14 @@ Part = Literal["recovery", "contradiction", "injection", "sheet"]
 PARTS: tuple[Part, ...] = ("recovery", "contradiction", "injection", "sheet")
 
 
+RadEvalMetric = Literal[
+    "bleu", "rouge", "bertscore", "radeval_bertscore", "f1chexbert", "f1radbert_ct", "radgraph", "radgraph_radcliq",
+    "radcliq", "ratescore", "srrbert", "temporal",
+]  # fmt: skip
+"""RadEval's metrics that compute here, with the code of its package; its others send reports to a service, or run code
+that lies beside their weights."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class TextScorersConfig:
     """generation: scores by models in local folders, beside those that need none."""
@@ -281,6 +289,10 @@ class TextScorersConfig:
     """Local folder of a transformers encoder for BERTScore. Default: not computed, and said so."""
     chexbert: str | None = None
     """Local folder of CheXbert weights. Default: not computed, and said so."""
+    radeval: tuple[RadEvalMetric, ...] = ()
+    """Metrics of the package RadEval, radgraph among them (`pip install radeval`). Default: none."""
+    radeval_folder: str | None = None
+    """Local folder of their weights. Default: huggingface_hub's cache; nothing is downloaded."""
 
     def __post_init__(self) -> None:
         refuse_credentials("scoring.clusters", self.clusters)

@@ -1,23 +1,27 @@
-"""Scores by other people's models, from local folders: BERTScore from any encoder, CheXbert's labels.
+"""Scores by other people's models, from local folders: BERTScore of any encoder, CheXbert's labels, RadEval's metrics.
 
-Nothing is downloaded. Without weights there is a line that says so, never a zero: see `absent`. RadGraph and COMET need
-packages with a stack of their own; jobs/finetune.py leaves reports in Parquet, which RadEval reads.
+Nothing is downloaded. Without weights there is a line that says so, never a zero: see `absent`. RadGraph's F1 is one of
+RadEval's (Xu et al., EMNLP 2025 demos; `pip install radeval`). COMET's weights are a pickle that only its own package
+can read, which asks for another transformers than this one: the table `generations` holds what it scores.
 
 Shape suffixes: N texts, B texts computed together, T tokens, D width.
 """
 
 from __future__ import annotations
 
+import contextlib
 import pickle
+import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from raymedlt.errors import InputError
+from raymedlt.config import RadEvalMetric
+from raymedlt.errors import InputError, MissingDependencyError
 from raymedlt.loading import LOADING, LOCAL
 
 Floats = npt.NDArray[np.float64]
@@ -28,17 +32,59 @@ CHEXBERT_CLASSES = (
     "Enlarged Cardiomediastinum", "Cardiomegaly", "Lung Opacity", "Lung Lesion", "Edema", "Consolidation", "Pneumonia",
     "Atelectasis", "Pneumothorax", "Pleural Effusion", "Pleural Other", "Fracture", "Support Devices", "No Finding",
 )  # fmt: skip
+RADEVAL_METRICS: tuple[str, ...] = get_args(RadEvalMetric)
 _POSITIVE, _UNCERTAIN = 1, 3  # of a head's classes blank, positive, negative, uncertain
 
 
-def absent(bertscore: str | None, chexbert: str | None) -> list[str]:
+def absent(bertscore: str | None, chexbert: str | None, radeval: Sequence[str] = ()) -> list[str]:
     """A line for each score that no folder was given for."""
     lines = []
     if bertscore is None:
         lines.append("BERTScore: not computed (scoring.bertscore names no folder of an encoder)")
     if chexbert is None:
         lines.append(f"CheXbert F1: not computed (scoring.chexbert names no folder with {CHEXBERT_WEIGHTS})")
+    if not any("radgraph" in name for name in radeval):
+        lines.append("RadGraph F1: not computed (scoring.radeval does not name radgraph)")
     return lines
+
+
+def radeval(
+    completions: Sequence[str], references: Sequence[str], metrics: Sequence[str], folder: str | None = None
+) -> dict[str, Floats]:
+    """RadEval's metrics of each report, each [N], named "radeval_" and RadEval's own name.
+
+    Args:
+        metrics: of RADEVAL_METRICS.
+        folder: where its weights lie; None: where huggingface_hub keeps them.
+
+    Raises:
+        MissingDependencyError: RadEval, or a package that one of the metrics needs, is not installed.
+        InputError: unknown metrics, weights that aren't there, or what is not one value for each report.
+    """
+    unknown = [name for name in metrics if name not in RADEVAL_METRICS]
+    if unknown:
+        raise InputError(f"scoring.radeval: '{unknown[0]}'", f"some of {', '.join(RADEVAL_METRICS)}")
+    try:
+        with contextlib.redirect_stdout(sys.stderr):  # standard output is the job's
+            from radeval import RadEval
+
+            evaluator = RadEval(metrics=list(metrics), per_sample=True, show_progress=False, cache_dir=folder)
+            found = evaluator(refs=list(references), hyps=list(completions))
+    except ImportError as error:
+        raise MissingDependencyError(
+            f"scoring.radeval: the package '{error.name}' is not installed", "RadEval and what its metrics need",
+            "pip install radeval, or leave scoring.radeval out",
+        ) from error  # fmt: skip
+    except Exception as error:  # whatever its models raise; a message might quote a report
+        raise InputError(
+            f"scoring.radeval: {', '.join(metrics)} ended with {type(error).__name__}",
+            "weights in scoring.radeval_folder or in huggingface_hub's cache; nothing is downloaded for them",
+            "try these metrics with RadEval alone, or leave them out",
+        ) from None
+    odd = [name for name, values in found.items() if not isinstance(values, list) or len(values) != len(completions)]
+    if odd:
+        raise InputError(f"scoring.radeval: {odd[0]} is not one value for each of {len(completions)} reports")
+    return {f"radeval_{name}": np.asarray(values, np.float64) for name, values in found.items()}
 
 
 def bertscore(completions: Sequence[str], references: Sequence[str], folder: str, *, device: str = "cpu") -> Floats:

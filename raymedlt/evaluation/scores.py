@@ -122,6 +122,8 @@ def evaluate(
     clusters: Clusters | None = None,
     bertscore: str | None = None,
     chexbert: str | None = None,
+    radeval: Sequence[str] = (),
+    radeval_folder: str | None = None,
     device: str = "cpu",
 ) -> Evaluation:
     """Score what a system wrote.
@@ -134,6 +136,7 @@ def evaluate(
         language: of all texts, or of each.
         clusters: a cluster model of findings (`clustering.model.ClusterModel`); without it no cluster scores.
         bertscore, chexbert: folders, see `external`; without them these scores are named in `absent`.
+        radeval: metrics of RadEval's, whose weights are in `radeval_folder`.
 
     Raises:
         InputError: no reports, columns of different lengths, a language without rules, a folder without weights.
@@ -155,13 +158,15 @@ def evaluate(
         "sentence_f1": _floats(sentence_f1(*pair) for pair in zip(completions, references, strict=True)),
         "words": _floats(len(text.split()) for text in completions),
     }
-    absent = external.absent(bertscore, chexbert)
+    absent = external.absent(bertscore, chexbert, radeval)
     if clusters is None:
         absent.append("Cluster F1: not computed (no cluster model of findings: scoring.clusters, text.enriched)")
     else:
         per_report |= _cluster_scores(completions, references, languages, ClusterMap(clusters))
     if bertscore is not None:
         per_report["bertscore"] = external.bertscore(completions, references, bertscore, device=device)
+    if radeval:
+        per_report |= external.radeval(completions, references, radeval, radeval_folder)
     pooled: dict[str, Score] = {}
     agreement = _add_findings("", _claims(references, languages), claimed, per_report, pooled)
     whole = None

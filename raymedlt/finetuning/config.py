@@ -10,7 +10,7 @@ import os
 from dataclasses import dataclass, field
 from typing import Literal
 
-from raymedlt.config import refuse_credentials, require
+from raymedlt.config import RadEvalMetric, refuse_credentials, require
 from raymedlt.cpus import cpus
 from raymedlt.images.config import DataConfig, ImageLabelsConfig, ImagesConfig, PhantomConfig, SplitConfig
 
@@ -242,6 +242,10 @@ class ScoringConfig:
     """Local folder of a transformers encoder for BERTScore. Default: not computed, and said so."""
     chexbert: str | None = None
     """Local folder of CheXbert weights. Default: not computed, and said so."""
+    radeval: tuple[RadEvalMetric, ...] = ()
+    """Metrics of the package RadEval, radgraph among them (`pip install radeval`). Default: none."""
+    radeval_folder: str | None = None
+    """Local folder of their weights. Default: huggingface_hub's cache; nothing is downloaded."""
 
     def __post_init__(self) -> None:
         refuse_credentials("scoring.clusters", self.clusters)

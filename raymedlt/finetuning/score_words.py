@@ -35,6 +35,13 @@ NAMES = {
 """Name in evaluation.scores -> name and meaning, in the order of the table."""
 
 
+def named(score: str) -> tuple[str, str]:
+    """Title and meaning of a score, without the prefix of complete texts."""
+    own = score.removeprefix("radeval_")
+    title = f"RadEval: {own}" if own != score else capital(score)
+    return NAMES.get(score, (title.replace("_", " "), ""))
+
+
 class Row(NamedTuple):
     """A score against the original reports and, where it has such a value, against complete texts."""
 
@@ -50,7 +57,7 @@ def rows_of(scored: Scored) -> list[Row]:
     ranked = sorted(own, key=lambda name: list(NAMES).index(name) if name in NAMES else len(NAMES))
     return [
         Row(
-            *NAMES.get(name, (capital(name.replace("_", " ")), "")),
+            *named(name),
             scored.scores[name],
             scored.scores.get(f"{COMPLETE}{name}"),
         )

@@ -11,7 +11,7 @@ from raymedlt.config import EvaluateConfig
 from raymedlt.evaluation.findings import Agreement, precision_recall_f1
 from raymedlt.evaluation.paired import Score, difference, interval
 from raymedlt.evaluation.scores import COMPLETE, Evaluation, evaluate
-from raymedlt.finetuning.score_words import APART, NAMES
+from raymedlt.finetuning.score_words import APART, NAMES, named
 from raymedlt.judging.finished import FinishedRun
 from raymedlt.judging.judged import (
     DIFFERENCES,
@@ -72,6 +72,7 @@ def _evaluated(config: EvaluateConfig, texts: Texts, known: Known) -> Evaluation
     return evaluate(
         texts.completions, texts.references, texts.patient_ids, complete=known.complete, language=known.languages,
         clusters=known.clusters, bertscore=config.scoring.bertscore, chexbert=config.scoring.chexbert,
+            radeval=config.scoring.radeval, radeval_folder=config.scoring.radeval_folder,
     )  # fmt: skip
 
 
@@ -83,7 +84,7 @@ def _measured(config: EvaluateConfig, own: Evaluation, other: Evaluation | None)
     found = []
     for name in sorted(own.scores, key=_place):
         plain = name.removeprefix(COMPLETE)
-        title, meaning = NAMES.get(plain, (plain.replace("_", " "), ""))
+        title, meaning = named(plain)
         whole = name.startswith(COMPLETE)
         found.append(
             Measured(

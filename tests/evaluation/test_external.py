@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -9,8 +10,8 @@ import pytest
 import torch
 
 from raymedlt.embedding.encoder import packaged_model
-from raymedlt.errors import InputError
-from raymedlt.evaluation.external import CHEXBERT_CLASSES, CHEXBERT_WEIGHTS, absent, bertscore, chexbert
+from raymedlt.errors import InputError, MissingDependencyError
+from raymedlt.evaluation.external import CHEXBERT_CLASSES, CHEXBERT_WEIGHTS, absent, bertscore, chexbert, radeval
 
 ONE = ["The heart is normal.", "Small left pleural effusion.", "No focal consolidation, effusion or pneumothorax."]
 OTHER = ["The heart is enlarged.", "Small left pleural effusion.", "The lungs are clear."]
@@ -44,8 +45,8 @@ def test_absent_weights_are_said(tmp_path: Path) -> None:
         bertscore(ONE, OTHER, str(tmp_path))
     with pytest.raises(InputError, match=r"scoring\.chexbert: no chexbert\.pth"):
         chexbert(ONE, str(tmp_path))
-    assert len(absent(None, None)) == 2
-    assert absent("folder", "folder") == []
+    assert len(absent(None, None)) == 3
+    assert absent("folder", "folder", ["radgraph"]) == []
 
 
 def write_chexbert(folder: Path, answers: list[int], **changes: torch.Tensor) -> None:
@@ -77,3 +78,26 @@ def test_weights_of_another_network(tmp_path: Path) -> None:
     write_chexbert(tmp_path, [0] * 14, **{"module.linear_heads.0.weight": torch.zeros(4, 9)})
     with pytest.raises(InputError, match="has the weights of another network"):
         chexbert(ONE, str(tmp_path))
+
+
+def test_radeval_that_is_not_installed_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "radeval", None)  # what `import` finds where there is none
+    with pytest.raises(MissingDependencyError, match=r"scoring\.radeval: the package 'radeval' is not installed"):
+        radeval(ONE, OTHER, ["rouge"])
+
+
+def test_metrics_that_send_reports_elsewhere_are_refused() -> None:
+    with pytest.raises(InputError, match="'crimson'"):
+        radeval(ONE, OTHER, ["rouge", "crimson"])
+
+
+def test_radeval_gives_a_value_for_each_report(capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("radeval", reason="needs the optional package radeval")
+    found = radeval(ONE, OTHER, ["rouge", "bleu"])
+    assert {"radeval_rougeL", "radeval_bleu"} <= set(found)
+    assert found["radeval_rougeL"][1] == pytest.approx(1)
+    assert found["radeval_rougeL"][0] == pytest.approx(0.75)  # three of four words
+    assert all(values.shape == (3,) for values in found.values())
+    assert capsys.readouterr().out == ""
+    with pytest.raises(InputError, match="f1chexbert ended with"):
+        radeval(ONE, OTHER, ["f1chexbert"], "nowhere")

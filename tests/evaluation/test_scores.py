@@ -36,7 +36,7 @@ def test_every_score_by_hand() -> None:
     assert estimates["complete_micro_precision"] == 1
     assert estimates["complete_micro_f1"] == pytest.approx(2 * 2 / (2 * 2 + 0 + 3))
     assert found.per_report["complete_report_f1"].tolist() == pytest.approx([1, 0, 0, 0])
-    assert [line.split(":")[0] for line in found.absent] == ["BERTScore", "CheXbert F1"]
+    assert [line.split(":")[0] for line in found.absent] == ["BERTScore", "CheXbert F1", "RadGraph F1"]
     by_finding = found.by_finding(complete=True)
     assert by_finding["scoliosis"] == {
         "precision": 1, "recall": 0.5, "f1": pytest.approx(2 / 3), "positives": 2, "claimed": 1,
