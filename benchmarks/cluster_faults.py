@@ -53,6 +53,8 @@ from synthesis_kills import Moment, at_work, begin, marker_times, moments, stage
 JOBS = ("enrich", "synthesize", "classify", "finetune", "align")
 TRAININGS = ("classify", "finetune", "align")
 TOLERANCE = 1e-3
+CHECKPOINT_SECONDS = 4
+"""Rare enough that a kill loses optimizer steps."""
 CPUS = 2
 """Of each node; a job has as many workers."""
 KINDS = ("worker", "actor", "node", "driver")
@@ -84,7 +86,7 @@ BASE = Case("finetune", 1)
 def command_of(case: Case, folder: Path, output: Path) -> list[str]:
     """The job's command line."""
     words, own = ["--output", str(output)], [f"--training.replicas={case.replicas}"]
-    workers, checkpoints = f"--workers={CPUS}", "--training.checkpoint_seconds=1"
+    workers, checkpoints = f"--workers={CPUS}", f"--training.checkpoint_seconds={CHECKPOINT_SECONDS}"
     match case.job:  # the tests of jobs import a lot
         case "enrich":
             words = arguments_of(reports_in(folder), output, workers, "--clustering.shard_points=20")

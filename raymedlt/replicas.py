@@ -135,8 +135,10 @@ def _fit(
             return [each for each in made if type(each).__name__ != "PlacementGroupCleanerCallback"]
 
     def replica() -> None:
-        for library in _TALKATIVE:
-            logging.getLogger(library).setLevel(logging.ERROR)
+        from ray.train.v2._internal.execution import context  # its logger is named by its file
+
+        for logger in (*map(logging.getLogger, _TALKATIVE), context.logger):
+            logger.setLevel(logging.ERROR)
         check_worker()
         try:
             worker()

@@ -127,6 +127,9 @@ def test_killed_and_started_again_ends_the_same(base: Path, finished: Path, tmp_
     assert told.returncode == 0, told.stderr
     assert timeless(output) == timeless(finished)
     assert digests(output / "model") == digests(finished / "model")
+    for file in ("adapter_model.safetensors", "adapter_config.json"):
+        ours, theirs = (next((run / "_work" / "policy").glob(f"best-*/{file}")) for run in (output, finished))
+        assert ours.read_bytes() == theirs.read_bytes()
 
 
 @pytest.mark.slow
