@@ -166,18 +166,23 @@ def _gathered(value: Any) -> list[Any]:
     return found
 
 
-def _sort_targets(file: Path) -> None:
-    """Write the adapted layers in one order: PEFT keeps them in a set, whose order is another in every process."""
+def _same_everywhere(file: Path) -> None:
+    """An adapter's configuration without what another process would write otherwise.
+
+    PEFT keeps the adapted layers in a set, whose order is another in every process; the base model's path may be that
+    of a copy.
+    """
     if file.exists():
-        about = json.loads(file.read_text())
-        if isinstance(about.get("target_modules"), list):
-            file.write_text(json.dumps(about | {"target_modules": sorted(about["target_modules"])}, indent=2))
+        about = json.loads(file.read_text()) | {"base_model_name_or_path": None}
+        if isinstance(about["target_modules"], list):
+            about["target_modules"].sort()
+        file.write_text(json.dumps(about, indent=2))
 
 
 def _upload(storage: Storage, folder: Path, name: str, trainer: Any) -> list[Line]:
     """The files of a checkpoint into the run's folder, each replica its own; all of them, on every replica."""
     trainer.accelerator.wait_for_everyone()
-    _sort_targets(folder / name / "adapter_config.json")
+    _same_everywhere(folder / name / "adapter_config.json")
     mine = [
         storage.write_bytes(path.relative_to(folder).as_posix(), path.read_bytes()).to_json()
         for path in sorted((folder / name).rglob("*"))
