@@ -7,8 +7,10 @@ Heaps' law, D(n) = K n^beta, is fitted to the distinct sentences among the first
 by least squares of log D over log n (n from 1,000 up, at equal steps of log n; `--law` prints how well it predicts
 the second half of the reports from the first). A made-up report is a real one drawn at random, PadChest's and OpenI's
 as often as there are of them. Drawing with replacement alone would run out of new sentences; so after each BLOCK
-reports, as many sentences as D(n) is ahead of what was seen, at places drawn at random, are replaced by new ones: the
-beginning of one sentence of the block and the end of another one of its language. The reports of a smaller set are
+reports, as many sentences as D(n) is ahead of what was seen, at places drawn at random, are replaced by new ones: one
+of the block with a word put in or replaced, drawn from another one of its language. So what is new lies beside what is
+known, as most rare sentences do. (The beginning of one sentence with the end of another, tried before, lies between the
+clusters: they became a single one, and no report was given anything.) The reports of a smaller set are
 the first ones of a larger set. A patient has two reports. The text is as private as its sources: don't pass it on.
 """
 
@@ -128,8 +130,9 @@ def _renew(block: list[Report], wanted: int, seen: set[str], random: np.random.G
 
 def _new(sentences: list[list[str]], seen: set[str], random: np.random.Generator) -> str:
     while True:
-        first, second = (sentences[place] for place in random.integers(len(sentences), size=2))
-        words = first[: random.integers(1, len(first) + 1)] + second[random.integers(len(second)) :]
+        words, other = (sentences[place] for place in random.integers(len(sentences), size=2))
+        at, keeps = random.integers(len(words) + 1), random.integers(2)
+        words = [*words[:at], other[random.integers(len(other))], *words[at + 1 - keeps :]]
         made = split_sentences(" ".join(words) + ".")
         if len(made) == 1 and (key := sentence_key(made[0])) not in seen:
             seen.add(key)
