@@ -111,7 +111,7 @@ class Screen:
     Args:
         vectors_ND: float32 [N, D].
         precision: of the rounded vectors.
-        order_N: the points in the order of their places; default: as they come.
+        order_N: the points in the order of their places, all or some; default: as they come.
         stored: keep the codes (N (D + 6) numbers of the precision) or make them block by block when needed.
         device: "cpu" or "cuda".
 
@@ -126,7 +126,7 @@ class Screen:
         stored: bool = True,
         device: str = "cpu",
     ) -> None:
-        n, d = vectors_ND.shape
+        n, d = len(vectors_ND) if order_N is None else len(order_N), vectors_ND.shape[1]
         self.vectors_ND, self.precision, self.order_N, self.device = vectors_ND, precision, order_N, device
         self.points, self.places = n, -(-max(n, 1) // _GROUP) * _GROUP
         room = self.places + _STEP  # a product may reach beyond the last place

@@ -13,7 +13,8 @@ import numpy.typing as npt
 from scipy import sparse
 
 from raymedlt.clustering.fit import Clustering, cluster
-from raymedlt.clustering.model import medoids, nearest_clustered
+from raymedlt.clustering.model import medoids
+from raymedlt.clustering.neighbours import nearest_among
 from raymedlt.clustering.screening import Vectors
 from raymedlt.config import EnrichConfig
 from raymedlt.enrichment import guard
@@ -69,7 +70,7 @@ def judge_section(
     if POLICIES[config.policy].second_chance:
         noise = np.flatnonzero(core < 0)
         labels[noise] = second_chances(
-            vectors_KD[noise],
+            noise,
             [signs[number] for number in noise],
             vectors_KD,
             core,
@@ -83,24 +84,28 @@ def judge_section(
 
 
 def second_chances(
-    vectors_MD: Vectors,
+    asked_M: npt.NDArray[np.int64],
     signs: list[str],
-    fitted_KD: Vectors,
-    core_K: npt.NDArray[np.int32],
+    vectors_ND: Vectors,
+    core_N: npt.NDArray[np.int32],
     cluster_signs: list[str],
     cosine: float,
 ) -> npt.NDArray[np.int32]:
     """Cluster of the nearest clustered sentence at `cosine` or above, int32 [M]; -1 where there is none.
 
     A sentence never joins a cluster of another sign, however near its words are: "there is a pleural effusion" lies at
-    cosine 0.71 from its denial.
+    cosine 0.71 from its denial. Every clustered sentence is looked at: O(M N) pairs, see `nearest_among`.
+
+    Args:
+        asked_M: sentences that are in no cluster, and what their signs are.
+        core_N: clusters of all sentences, -1 for none.
     """
-    labels = np.full(len(vectors_MD), -1, np.int32)
+    labels = np.full(len(asked_M), -1, np.int32)
     if cosine >= 1:
         return labels
-    nearest, distance = nearest_clustered(vectors_MD, fitted_KD, core_K)
+    nearest, distance = nearest_among(vectors_ND, asked_M, np.flatnonzero(core_N >= 0))
     for number in np.flatnonzero((nearest >= 0) & (distance <= np.sqrt(2 - 2 * cosine))):
-        label = core_K[nearest[number]]
+        label = core_N[nearest[number]]
         if cluster_signs[label] in (signs[number], "mixed"):
             labels[number] = label
     return labels

@@ -407,3 +407,24 @@ def test_float32_products_alone_would_be_wrong():
     taken = np.sort(np.take_along_axis(distances(vectors), np.argsort(squares, axis=1)[:, :5], 1), 1)[:, 4]
     right = np.sort(distances(vectors), axis=1)[:, 5]
     assert (taken > right * (1 + 1e-4)).any()
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "float32", "float64"])
+def test_nearest_among_others_is_exact_with_the_smaller_number_among_equals(
+    precision: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(neighbours, "quickest_precision", lambda: precision)
+    rng = np.random.default_rng(0)
+    vectors = rng.normal(size=(3000, 24)).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    vectors[1000:1030] = vectors[1000]  # more equals than candidates
+    vectors[2000] = vectors[1000]
+    asked, among = np.arange(1500, 3000, 2), np.r_[np.arange(1499, -1, -1)]  # neither all points nor in order
+    nearest, distances = neighbours.nearest_among(vectors, asked, among)
+    exact = np.linalg.norm(vectors[asked, None].astype(np.float64) - vectors[None, :1500], axis=2)
+    assert nearest.tolist() == exact.argmin(1).tolist()
+    assert nearest[250] == 1000
+    assert distances == pytest.approx(exact.min(1), abs=1e-12)
+    empty, far = neighbours.nearest_among(vectors, asked, np.zeros(0, np.int64))
+    assert set(empty.tolist()) == {-1}
+    assert np.isinf(far).all()

@@ -109,11 +109,12 @@ def with_unseen(
     unseen = sorted(keys - set(knowledge.label_of))
     if not unseen:
         return knowledge
+    known_count, new = len(findings.vectors), embed(unseen)
     labels = second_chances(
-        embed(unseen),
+        np.arange(known_count, known_count + len(new)),
         [guard.judged(key, knowledge.language)[0].sign for key in unseen],
-        findings.vectors,
-        findings.clustering.labels,
+        np.concatenate([findings.vectors, new]),
+        np.concatenate([findings.clustering.labels, np.full(len(new), -1, np.int32)]),
         findings.cluster_signs,
         config.clustering.second_chance,
     )
