@@ -88,6 +88,13 @@ def test_mixed_clusters_donate_nothing():
 VECTORS = np.eye(4, dtype=np.float32)
 
 
+def chance(cosine: float, sign: str, cluster_sign: str) -> int:
+    """The cluster that a sentence at this cosine of a clustered one joins."""
+    vectors = np.concatenate([VECTORS, np.array([[cosine, np.sqrt(1 - cosine**2), 0, 0]], np.float32)])
+    core = np.array([0, -1, -1, -1, -1], np.int32)
+    return int(second_chances(np.array([4]), [sign], vectors, core, [cluster_sign], 0.8)[0])
+
+
 @pytest.mark.parametrize(
     ("sign", "cluster_sign", "label"),
     [
@@ -100,16 +107,12 @@ VECTORS = np.eye(4, dtype=np.float32)
     ],
 )
 def test_a_second_chance_never_crosses_signs(sign: str, cluster_sign: str, label: int):
-    close = np.array([[0.95, np.sqrt(1 - 0.95**2), 0, 0]], np.float32)
-    core = np.array([0, -1, -1, -1], np.int32)
-    assert second_chances(close, [sign], VECTORS, core, [cluster_sign], 0.8).tolist() == [label]
+    assert chance(0.95, sign, cluster_sign) == label
 
 
 @pytest.mark.parametrize(("cosine", "label"), [(0.81, 0), (0.79, -1)])
 def test_a_second_chance_needs_the_cosine(cosine: float, label: int):
-    close = np.array([[cosine, np.sqrt(1 - cosine**2), 0, 0]], np.float32)
-    core = np.array([0, -1, -1, -1], np.int32)
-    assert second_chances(close, ["normal"], VECTORS, core, ["normal"], 0.8).tolist() == [label]
+    assert chance(cosine, "normal", "normal") == label
 
 
 def test_second_chances_in_a_fit():
