@@ -285,7 +285,7 @@ class _Run:
         precision: PrecisionChoice,
         language: str,
     ) -> list[SectionFit]:
-        """Cluster each section, or read its clustering back; judge and vote again (that is quick)."""
+        """Cluster each section, or read its clustering back; judge and vote again (two minutes for a million reports)."""
         fits = []
         for section in sections:
             own = vectors[section.name]
@@ -297,7 +297,8 @@ class _Run:
             else:
                 self.progress.skip(f"cluster {section.name}", "already done")
                 clustering = self._saved_clustering(section.name)
-                fit = judge_section(section, own, clustering, self.config, language)
+                with self.progress.stage(f"judge {section.name}"):
+                    fit = judge_section(section, own, clustering, self.config, language)
             fits.append(fit)
         return fits
 
