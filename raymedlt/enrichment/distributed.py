@@ -285,7 +285,7 @@ class _Run:
         precision: PrecisionChoice,
         language: str,
     ) -> list[SectionFit]:
-        """Cluster each section, or read its clustering back; judge and vote (again: two minutes at a million reports)."""
+        """Cluster each section, or read its clustering back; judge and vote (again: minutes at a million)."""
         fits = []
         for section in sections:
             own = vectors[section.name]
