@@ -54,14 +54,14 @@ def build_arcs(
     addable_C: npt.NDArray[np.bool_],
     min_share: float,
     min_support: int,
-    opposite_SC: sparse.csr_array | None = None,
+    opposite_CC: npt.NDArray[np.int32] | None = None,
 ) -> Arcs:
     """Every arc u -> c with its evidence.
 
     Args:
         member_SC: which study holds which cluster.
         addable_C: clusters that may be added.
-        opposite_SC: which study asserts what a cluster denies, 0/1 [S, C]; None counts no opposites.
+        opposite_CC: studies with u that assert what c denies; None counts no opposites.
     """
     studies = member_SC.shape[0]
     a_CC = cooccurrence(member_SC)
@@ -74,9 +74,7 @@ def build_arcs(
     source, target, support = source[order], target[order], support[order]
     base = held_C[target] / max(studies, 1)
     confidence = support / held_C[source]
-    opposite = np.zeros(len(source), np.int32)
-    if opposite_SC is not None and len(source):
-        opposite = np.asarray(sparse.csr_array(member_SC.T @ opposite_SC).todense())[source, target].astype(np.int32)
+    opposite = np.zeros(len(source), np.int32) if opposite_CC is None else opposite_CC[source, target]
     return Arcs(
         source.astype(np.int32),
         target.astype(np.int32),

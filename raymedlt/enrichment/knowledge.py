@@ -6,6 +6,8 @@ All are pure: vectors in, knowledge out. `Knowledge` is small (sentences, labels
 
 from __future__ import annotations
 
+import functools
+import operator
 from dataclasses import dataclass
 
 import numpy as np
@@ -177,8 +179,8 @@ def learn(findings: SectionFit, impression: SectionFit, config: EnrichConfig, la
     addable_C = np.array([bool(group) for group in donors], bool)
     pairs = section.pairs[labels[section.pairs[:, 1]] >= 0]
     member_SC = membership(np.column_stack([pairs[:, 0], labels[pairs[:, 1]]]), section.studies, clusters)
-    opposite_SC = _opposites([findings, impression], donors, language)
-    arcs = build_arcs(member_SC, addable_C, config.graph.min_share, config.graph.min_support, opposite_SC)
+    opposite_CC = _opposites(member_SC, [findings, impression], donors, language)
+    arcs = build_arcs(member_SC, addable_C, config.graph.min_share, config.graph.min_support, opposite_CC)
     held_C = np.asarray(member_SC.sum(0)).ravel()
     forward, backward = [0] * clusters, [0] * clusters
     for source, target in zip(arcs.source.tolist(), arcs.target.tolist(), strict=True):
@@ -236,16 +238,28 @@ def _shares(signatures: dict[int, guard.Signature], counts: npt.NDArray[np.int32
     return {finding: count / total for finding, count in denied.items()}
 
 
-def _opposites(fits: list[SectionFit], donors: list[tuple[Donors, ...]], language: str) -> sparse.csr_array:
-    """0/1 [S, C]: the study asserts, in either section, what the cluster's commonest donors deny."""
-    studies = fits[0].section.studies
-    asserted = [0] * studies
+def _opposites(
+    member_SC: sparse.csr_array, fits: list[SectionFit], donors: list[tuple[Donors, ...]], language: str
+) -> npt.NDArray[np.int32]:
+    """Studies that hold u and assert, in either section, what c's commonest donors deny, int32 [C, C].
+
+    By kinds of claims and of clashes: a cell for each study and cluster would be hundreds of millions of them at a
+    million reports.
+    """
+    clash_C = [max(group, key=lambda d: len(d.members)).signature.clash if group else 0 for group in donors]
+    clashes = list(dict.fromkeys(clash_C))
+    heard = functools.reduce(operator.or_, clashes, 0)
+    asserted = [0] * fits[0].section.studies
     for fit in fits:
-        claims = [guard.judged(key, language)[1].asserted for key in fit.section.keys]
+        claims = [guard.judged(key, language)[1].asserted & heard for key in fit.section.keys]
         for study, key in fit.section.pairs.tolist():
             asserted[study] |= claims[key]
-    clash_C = [max(group, key=lambda d: len(d.members)).signature.clash if group else 0 for group in donors]
-    distinct = {claims: [c for c, clash in enumerate(clash_C) if clash & claims] for claims in set(asserted)}
-    rows = [study for study, claims in enumerate(asserted) for _ in distinct[claims]]
-    columns = [c for claims in asserted for c in distinct[claims]]
-    return sparse.csr_array((np.ones(len(rows), np.int32), (rows, columns)), shape=(studies, len(donors)))
+    kinds = {claims: kind for kind, claims in enumerate(dict.fromkeys(asserted))}
+    kind_S = np.array([kinds[claims] for claims in asserted], np.int64)
+    ones = np.ones(len(kind_S), np.int32)
+    kind_SK = sparse.csr_array((ones, (np.arange(len(kind_S)), kind_S)), shape=(len(kind_S), len(kinds)))
+    clash_KD = np.array([[bool(clash & claims) for clash in clashes] for claims in kinds], np.int32)
+    count_CD = (member_SC.T @ kind_SK) @ clash_KD.reshape(len(kinds), len(clashes))
+    place = {clash: number for number, clash in enumerate(clashes)}
+    counts: npt.NDArray[np.int32] = np.asarray(count_CD, np.int32)[:, [place[clash] for clash in clash_C]]
+    return counts

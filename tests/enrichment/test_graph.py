@@ -97,8 +97,8 @@ def test_share_must_be_exceeded(rest: int, arc: bool):
 
 def test_opposites_are_studies_that_hold_the_source():
     matrix = member(*[{0, 1}] * 5, {0}, {0}, {1}, clusters=2)
-    states_the_opposite_of_1 = sparse.csr_array(np.array([[0, 0]] * 4 + [[0, 1], [0, 1], [0, 0], [0, 1]]))
-    arcs = build_arcs(matrix, np.ones(2, bool), 0.001, 3, states_the_opposite_of_1)
+    states_the_opposite_of_1 = np.array([[0, 0]] * 4 + [[0, 1], [0, 1], [0, 0], [0, 1]])
+    arcs = build_arcs(matrix, np.ones(2, bool), 0.001, 3, matrix.T @ states_the_opposite_of_1)
     assert dict(zip(zip(arcs.source, arcs.target, strict=True), arcs.opposite, strict=True)) == {(0, 1): 2, (1, 0): 0}
 
 
