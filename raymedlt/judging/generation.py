@@ -72,7 +72,7 @@ def _evaluated(config: EvaluateConfig, texts: Texts, known: Known) -> Evaluation
     return evaluate(
         texts.completions, texts.references, texts.patient_ids, complete=known.complete, language=known.languages,
         clusters=known.clusters, bertscore=config.scoring.bertscore, chexbert=config.scoring.chexbert,
-            radeval=config.scoring.radeval, radeval_folder=config.scoring.radeval_folder,
+        radeval=config.scoring.radeval, radeval_folder=config.scoring.radeval_folder,
     )  # fmt: skip
 
 
