@@ -1,8 +1,9 @@
 """Scores by other people's models, from local folders: BERTScore of any encoder, CheXbert's labels, RadEval's metrics.
 
-Nothing is downloaded. Without weights there is a line that says so, never a zero: see `absent`. RadGraph's F1 is one of
-RadEval's (EMNLP 2025 demos; `pip install radeval`; on import it asks nltk for its `punkt_tab`). COMET's weights are a pickle that only its own package
-can read, which asks for another transformers than this one: the table `generations` holds what it scores.
+No weights are downloaded. Without them there is a line that says so, never a zero: see `absent`. RadGraph's F1 is one of
+RadEval's (EMNLP 2025 demos; `pip install radeval`; on import it asks nltk for its `punkt_tab`). COMET's weights are a
+pickle that only its own package can read, which asks for another transformers than this one: the table `generations`
+holds what it scores.
 
 Shape suffixes: N texts, B texts computed together, T tokens, D width.
 """
