@@ -1,6 +1,6 @@
 """Scores by other people's models, from local folders: BERTScore of any encoder, CheXbert's labels, RadEval's metrics.
 
-No weights are downloaded. Without them there is a line that says so, never a zero: see `absent`. RadGraph's F1 is one of
+No weights are downloaded. Without them a line says so, never a zero: see `absent`. RadGraph's F1 is one of
 RadEval's (EMNLP 2025 demos; `pip install radeval`; on import it asks nltk for its `punkt_tab`). COMET's weights are a
 pickle that only its own package can read, which asks for another transformers than this one: the table `generations`
 holds what it scores.
