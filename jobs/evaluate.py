@@ -14,7 +14,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that it runs from a checkout that isn't installed
 
-from raymedlt.config import EvaluateConfig
+from raymedlt.evaluation.config import EvaluateConfig
 from raymedlt.job import main
 from raymedlt.judging.running import describe, run
 

@@ -21,8 +21,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from raymedlt.config import RadEvalMetric
 from raymedlt.errors import InputError, MissingDependencyError
+from raymedlt.evaluation.config import RadEvalMetric, ScorersConfig
 from raymedlt.loading import LOADING, LOCAL
 
 Floats = npt.NDArray[np.float64]
@@ -37,14 +37,14 @@ RADEVAL_METRICS: tuple[str, ...] = get_args(RadEvalMetric)
 _POSITIVE, _UNCERTAIN = 1, 3  # of a head's classes blank, positive, negative, uncertain
 
 
-def absent(bertscore: str | None, chexbert: str | None, radeval: Sequence[str] = ()) -> list[str]:
-    """A line for each score that no folder was given for."""
+def absent(scorers: ScorersConfig) -> list[str]:
+    """A line for each score that nothing was given for."""
     lines = []
-    if bertscore is None:
+    if scorers.bertscore is None:
         lines.append("BERTScore: not computed (scoring.bertscore names no folder of an encoder)")
-    if chexbert is None:
+    if scorers.chexbert is None:
         lines.append(f"CheXbert F1: not computed (scoring.chexbert names no folder with {CHEXBERT_WEIGHTS})")
-    if not any("radgraph" in name for name in radeval):
+    if not any("radgraph" in name for name in scorers.radeval):
         lines.append("RadGraph F1: not computed (scoring.radeval does not name radgraph)")
     return lines
 

@@ -30,6 +30,7 @@ from raymedlt.evaluation.clusters import (
     cluster_f1_strict,
     contradicting_sentences,
 )
+from raymedlt.evaluation.config import NO_SCORERS, ScorersConfig
 from raymedlt.evaluation.findings import Agreement, Claims, claims_of, compare, precision_recall_f1
 from raymedlt.evaluation.overlap import chrf, rouge_l, sentence_bleu
 from raymedlt.evaluation.paired import Score, difference, interval, macro_score, mean_score, micro_score
@@ -120,10 +121,7 @@ def evaluate(
     complete: Sequence[str] | None = None,
     language: str | Sequence[str] = "en",
     clusters: Clusters | None = None,
-    bertscore: str | None = None,
-    chexbert: str | None = None,
-    radeval: Sequence[str] = (),
-    radeval_folder: str | None = None,
+    scorers: ScorersConfig = NO_SCORERS,
     device: str = "cpu",
 ) -> Evaluation:
     """Score what a system wrote.
@@ -135,8 +133,7 @@ def evaluate(
         complete: the same without omissions, where that is known.
         language: of all texts, or of each.
         clusters: a cluster model of findings (`clustering.model.ClusterModel`); without it no cluster scores.
-        bertscore, chexbert: folders, see `external`; without them these scores are named in `absent`.
-        radeval: metrics of RadEval's, whose weights are in `radeval_folder`.
+        scorers: models in local folders, see `external`; without them their scores are named in `absent`.
 
     Raises:
         InputError: no reports, columns of different lengths, a language without rules, a folder without weights.
@@ -158,22 +155,22 @@ def evaluate(
         "sentence_f1": _floats(sentence_f1(*pair) for pair in zip(completions, references, strict=True)),
         "words": _floats(len(text.split()) for text in completions),
     }
-    absent = external.absent(bertscore, chexbert, radeval)
+    absent = external.absent(scorers)
     if clusters is None:
         absent.append("Cluster F1: not computed (no cluster model of findings: scoring.clusters, text.enriched)")
     else:
         per_report |= _cluster_scores(completions, references, languages, ClusterMap(clusters))
-    if bertscore is not None:
-        per_report["bertscore"] = external.bertscore(completions, references, bertscore, device=device)
-    if radeval:
-        per_report |= external.radeval(completions, references, radeval, radeval_folder)
+    if scorers.bertscore is not None:
+        per_report["bertscore"] = external.bertscore(completions, references, scorers.bertscore, device=device)
+    if scorers.radeval:
+        per_report |= external.radeval(completions, references, scorers.radeval, scorers.radeval_folder)
     pooled: dict[str, Score] = {}
     agreement = _add_findings("", _claims(references, languages), claimed, per_report, pooled)
     whole = None
     if complete is not None:
         whole = _add_findings(COMPLETE, _claims(complete, languages), claimed, per_report, pooled)
-    if chexbert is not None:
-        _add_chexbert(completions, references, chexbert, device, pooled)
+    if scorers.chexbert is not None:
+        _add_chexbert(completions, references, scorers.chexbert, device, pooled)
     scores = {name: mean_score(values) for name, values in per_report.items()} | pooled
     return Evaluation(per_report, scores, agreement, whole, Patients.of(patient_ids), absent)
 

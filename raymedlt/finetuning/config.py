@@ -10,8 +10,9 @@ import os
 from dataclasses import dataclass, field
 from typing import Literal
 
-from raymedlt.config import RadEvalMetric, refuse_credentials, require
+from raymedlt.config import refuse_credentials, require
 from raymedlt.cpus import cpus
+from raymedlt.evaluation.config import ScorersConfig
 from raymedlt.images.config import DataConfig, ImageLabelsConfig, ImagesConfig, PhantomConfig, SplitConfig
 
 TextUse = Literal["original", "enriched", "random", "paraphrase", "complete"]
@@ -230,7 +231,7 @@ class GenerationConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ScoringConfig:
+class ScoringConfig(ScorersConfig):
     """How what it wrote is judged."""
 
     bootstrap: int = 1000
@@ -238,14 +239,6 @@ class ScoringConfig:
     clusters: str | None = None
     """Folder of a cluster model of findings, as jobs/enrich.py leaves one, for the cluster F1. Default: that of
     text.enriched; without either no cluster F1."""
-    bertscore: str | None = None
-    """Local folder of a transformers encoder for BERTScore. Default: not computed, and said so."""
-    chexbert: str | None = None
-    """Local folder of CheXbert weights. Default: not computed, and said so."""
-    radeval: tuple[RadEvalMetric, ...] = ()
-    """Metrics of the package RadEval, radgraph among them (`pip install radeval`). Default: none."""
-    radeval_folder: str | None = None
-    """Local folder of their weights. Default: huggingface_hub's cache; nothing is downloaded."""
 
     def __post_init__(self) -> None:
         refuse_credentials("scoring.clusters", self.clusters)

@@ -154,9 +154,7 @@ def _scored(
         evaluation = evaluate(
             completions, references, studies.patient_ids[own].tolist(),
             complete=complete if all(complete) else None, language=studies.languages[own].tolist(), clusters=clusters,
-            bertscore=config.scoring.bertscore, chexbert=config.scoring.chexbert,
-            radeval=config.scoring.radeval, radeval_folder=config.scoring.radeval_folder,
-            device=driver_device(outcome.settings),
+            scorers=config.scoring, device=driver_device(outcome.settings),
         )  # fmt: skip
         found.append(
             Scored.of(

@@ -12,10 +12,10 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from raymedlt.config import EvaluateConfig
 from raymedlt.enrichment import open_run
 from raymedlt.enrichment.audit.contradiction import judge_additions, labels_of, scheme_for
 from raymedlt.errors import InputError
+from raymedlt.evaluation.config import EvaluateConfig
 from raymedlt.evaluation.paired import Score, difference, interval, mean_score, randomisation_test
 from raymedlt.judging.finished import FinishedRun
 from raymedlt.judging.judged import (

@@ -18,8 +18,8 @@ from scipy.stats import rankdata
 
 from raymedlt.classifier.bootstrap import Bootstrap, bootstrap, paired_difference
 from raymedlt.classifier.metrics import ALL, METRICS, Floats, classes_of, measure, rank
-from raymedlt.config import EvaluateConfig
 from raymedlt.errors import InputError
+from raymedlt.evaluation.config import EvaluateConfig
 from raymedlt.images.splits import HEAD, MEDIUM, TAIL
 from raymedlt.judging.finished import FinishedRun
 from raymedlt.judging.judged import (

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import pyarrow as pa
 
-from raymedlt.config import EvaluateConfig
+from raymedlt.evaluation.config import EvaluateConfig
 from raymedlt.evaluation.findings import Agreement, precision_recall_f1
 from raymedlt.evaluation.paired import Score, difference, interval
 from raymedlt.evaluation.scores import COMPLETE, Evaluation, evaluate
@@ -71,8 +71,7 @@ def judge(config: EvaluateConfig, run: FinishedRun, against: FinishedRun | None)
 def _evaluated(config: EvaluateConfig, texts: Texts, known: Known) -> Evaluation:
     return evaluate(
         texts.completions, texts.references, texts.patient_ids, complete=known.complete, language=known.languages,
-        clusters=known.clusters, bertscore=config.scoring.bertscore, chexbert=config.scoring.chexbert,
-        radeval=config.scoring.radeval, radeval_folder=config.scoring.radeval_folder,
+        clusters=known.clusters, scorers=config.scoring,
     )  # fmt: skip
 
 

@@ -13,7 +13,8 @@ import time
 from typing import Any
 
 from raymedlt import __version__
-from raymedlt.config import EvaluateConfig, flatten, hashed_part, to_yaml
+from raymedlt.config import flatten, hashed_part, to_yaml
+from raymedlt.evaluation.config import EvaluateConfig
 from raymedlt.judging.finished import FinishedRun, open_finished
 from raymedlt.judging.judged import Judged, scores_json, scores_table
 from raymedlt.ledger import Ledger

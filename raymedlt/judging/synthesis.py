@@ -14,8 +14,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from raymedlt.config import EvaluateConfig
 from raymedlt.errors import ConsistencyError
+from raymedlt.evaluation.config import EvaluateConfig
 from raymedlt.intervals import Share
 from raymedlt.judging.finished import FinishedRun
 from raymedlt.judging.judged import Judged, Measured, difference_forest, scores_block, verdict_words

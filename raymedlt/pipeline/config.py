@@ -10,7 +10,8 @@ from typing import Any, Literal
 
 from raymedlt.alignment.config import AlignConfig, PolicyConfig
 from raymedlt.classifier.config import ClassifyConfig
-from raymedlt.config import EnrichConfig, EvaluateConfig, ReportsConfig, refuse_credentials, require
+from raymedlt.config import EnrichConfig, ReportsConfig, refuse_credentials, require
+from raymedlt.evaluation.config import EvaluateConfig
 from raymedlt.finetuning.config import FinetuneConfig, TextConfig
 from raymedlt.images.config import ImageLabelsConfig, ImagesConfig, PhantomConfig, SplitConfig
 from raymedlt.synthesis.config import GeneratorConfig, SynthesizeConfig

@@ -11,6 +11,7 @@ import torch
 
 from raymedlt.embedding.encoder import packaged_model
 from raymedlt.errors import InputError, MissingDependencyError
+from raymedlt.evaluation.config import NO_SCORERS, ScorersConfig
 from raymedlt.evaluation.external import CHEXBERT_CLASSES, CHEXBERT_WEIGHTS, absent, bertscore, chexbert, radeval
 
 ONE = ["The heart is normal.", "Small left pleural effusion.", "No focal consolidation, effusion or pneumothorax."]
@@ -45,8 +46,8 @@ def test_absent_weights_are_said(tmp_path: Path) -> None:
         bertscore(ONE, OTHER, str(tmp_path))
     with pytest.raises(InputError, match=r"scoring\.chexbert: no chexbert\.pth"):
         chexbert(ONE, str(tmp_path))
-    assert len(absent(None, None)) == 3
-    assert absent("folder", "folder", ["radgraph"]) == []
+    assert len(absent(NO_SCORERS)) == 3
+    assert absent(ScorersConfig(bertscore="folder", chexbert="folder", radeval=("radgraph",))) == []
 
 
 def write_chexbert(folder: Path, answers: list[int], **changes: torch.Tensor) -> None:

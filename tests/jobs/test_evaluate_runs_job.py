@@ -18,7 +18,7 @@ from runs import ROOT, digests, environment, undisturbed
 from sklearn.metrics import average_precision_score
 
 from raymedlt import schema
-from raymedlt.config import EvaluateConfig
+from raymedlt.evaluation.config import EvaluateConfig
 from raymedlt.evaluation.scores import evaluate
 from raymedlt.job import main
 from raymedlt.judging.running import describe, run

@@ -17,8 +17,9 @@ from runs import ROOT, SENTINEL, SMALL_SHARDS, descendants, digests, environment
 
 from raymedlt.alignment.config import AlignConfig
 from raymedlt.classifier.config import ClassifyConfig, SyntheticConfig
-from raymedlt.config import EnrichConfig, EvaluateConfig, ReportsConfig, to_yaml
+from raymedlt.config import EnrichConfig, ReportsConfig, to_yaml
 from raymedlt.errors import ConfigError
+from raymedlt.evaluation.config import EvaluateConfig
 from raymedlt.images.config import ImageLabelsConfig, ImagesConfig
 from raymedlt.job import main
 from raymedlt.ledger import Ledger

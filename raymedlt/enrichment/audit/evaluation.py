@@ -16,11 +16,12 @@ from typing import Any
 import pyarrow as pa
 
 from raymedlt import __version__
-from raymedlt.config import EvaluateConfig, hashed_part, to_yaml
+from raymedlt.config import hashed_part, to_yaml
 from raymedlt.enrichment.audit import contradiction, errors, injection, page, parts, readback, recovery, sheet
 from raymedlt.enrichment.audit.finished import MANIFEST, FinishedRun, open_run
 from raymedlt.enrichment.audit.inputs import read_file
 from raymedlt.errors import InputError, RunConflictError
+from raymedlt.evaluation.config import EvaluateConfig
 from raymedlt.ledger import Ledger
 from raymedlt.progress import Progress
 from raymedlt.reports.vocabulary import tables_hash

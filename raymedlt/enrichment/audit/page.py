@@ -7,7 +7,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from raymedlt.config import EvaluateConfig, flatten
+from raymedlt.config import flatten
 from raymedlt.enrichment.audit.injection import ERRORS_REFUSED_BAR, GOOD_REFUSED_BAR
 from raymedlt.enrichment.audit.parts import (
     contradiction_blocks,
@@ -20,6 +20,7 @@ from raymedlt.enrichment.audit.parts import (
     recovery_blocks,
     sheet_blocks,
 )
+from raymedlt.evaluation.config import EvaluateConfig
 from raymedlt.runreport.about import configuration_blocks
 from raymedlt.runreport.page import KeyFigure, Page, Section
 
