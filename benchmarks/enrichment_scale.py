@@ -8,7 +8,7 @@ twice by kill -9 of all its processes, when half of its sentences are embedded a
 written, and the same command goes on. Time is that of the job's own stages and of everything, by the clock and in
 processor seconds (of all processes, sampled), which other work on the machine disturbs less; the exponents are
 between the first and the last size. Memory is the most that all processes together held (proportional set size,
-sampled every SAMPLED seconds; the object store counts once). It fails if memory passes GIGABYTES, if the exponent of
+sampled every SAMPLED seconds; the object store counts once), also for each stage that the job's log named last. It fails if memory passes GIGABYTES, if the exponent of
 processor time passes EXPONENT, if a report is missing or doubled, or if a finished shard was done again. A finished
 size is read from its file in the folder.
 """
@@ -20,6 +20,7 @@ import contextlib
 import json
 import math
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -40,6 +41,8 @@ from runs import ROOT, descendants, environment, marked
 SIZES = (100_000, 300_000, 1_000_000)
 GIGABYTES, EXPONENT = 12.0, 1.15
 SAMPLED = 2.0
+STAGE = re.compile(r"([a-z][a-z ]*?)(?::| [\d,./]+ )")
+TAIL = 20_000  # bytes of a log to look for the last line of the job's own progress
 TICKS = os.sysconf("SC_CLK_TCK")
 
 
@@ -51,8 +54,9 @@ class Watched:
             self.process = subprocess.Popen(
                 command, cwd=ROOT, env=environment(), stdout=file, stderr=subprocess.STDOUT, start_new_session=True
             )
+        self.log, self.before = log, log.stat().st_size
         self.began = time.monotonic()
-        self.peak = 0
+        self.peaks: dict[str, int] = {}
         self.used: dict[int, float] = {}
 
     def sample(self) -> None:
@@ -65,7 +69,15 @@ class Watched:
                 held += int(next(line for line in lines if line.startswith("Pss:")).split()[1]) * 1024
                 fields = Path("/proc", str(pid), "stat").read_text().rpartition(")")[2].split()
                 self.used[pid] = (int(fields[11]) + int(fields[12])) / TICKS
-        self.peak = max(self.peak, held)
+        stage = self.stage()
+        self.peaks[stage] = max(self.peaks.get(stage, 0), held)
+
+    def stage(self) -> str:
+        """What the job's log said last."""
+        with self.log.open("rb") as file:
+            file.seek(max(self.before, self.log.stat().st_size - TAIL))
+            lines = file.read().decode(errors="replace").splitlines()
+        return next((found[1] for line in reversed(lines) if (found := STAGE.match(line))), "begin")
 
     def until(self, done: Any) -> None:
         """Sample until the process ends, or `done()`."""
@@ -84,7 +96,11 @@ class Watched:
     def figures(self) -> dict[str, float]:
         """What was seen."""
         seconds = time.monotonic() - self.began
-        return {"seconds": seconds, "processor seconds": sum(self.used.values()), "gigabytes": self.peak / 1e9}
+        return {
+            "seconds": seconds,
+            "processor seconds": sum(self.used.values()),
+            "gigabytes": max(self.peaks.values(), default=0) / 1e9,
+        }
 
 
 def finished_files(output: Path) -> dict[str, int]:
@@ -94,6 +110,11 @@ def finished_files(output: Path) -> dict[str, int]:
         for entry in json.loads(marker.read_text())["files"]:
             found[entry["name"]] = (output / entry["name"]).stat().st_mtime_ns
     return found
+
+
+def merge(peaks: dict[str, int], more: dict[str, int]) -> None:
+    """The most of both."""
+    peaks |= {name: max(held, peaks.get(name, 0)) for name, held in more.items()}
 
 
 def rewritten(output: Path, before: dict[str, int]) -> list[str]:
@@ -114,6 +135,7 @@ def measured(folder: Path, size: int, killed: bool) -> dict[str, Any]:
     command += ["--output", str(output)]
     parts: list[dict[str, float]] = []
     kills: dict[str, int] = {}
+    peaks: dict[str, int] = {}
     again: list[str] = []
     before: dict[str, int] = {}
     halves = {"embed": law["distinct by the law"] // 4_096, "write": size // 4_000}  # of shards of 2,048 and 2,000
@@ -122,6 +144,7 @@ def measured(folder: Path, size: int, killed: bool) -> dict[str, Any]:
         job.until(lambda stage=stage, half=half: len(marked(output, stage)) >= half)
         job.kill()
         parts.append(job.figures())
+        merge(peaks, job.peaks)
         again += rewritten(output, before)
         before = finished_files(output)
         kills[stage] = len(marked(output, stage))
@@ -130,6 +153,7 @@ def measured(folder: Path, size: int, killed: bool) -> dict[str, Any]:
     if job.process.returncode:
         sys.exit(f"jobs/enrich.py ended with {job.process.returncode}, see {folder / f'log-{size}'}")
     parts.append(job.figures())
+    merge(peaks, job.peaks)
     again += rewritten(output, before)
     enriched = pq.read_table(output / "enriched", columns=["report_id", "added"])
     rejected = pq.read_table(output / "rejected").num_rows if (output / "rejected").exists() else 0
@@ -140,7 +164,8 @@ def measured(folder: Path, size: int, killed: bool) -> dict[str, Any]:
         "distinct sentences": pq.read_table(output / "sentences", columns=["sentence_key"]).num_rows,
         "seconds": round(sum(part["seconds"] for part in parts), 1),
         "processor seconds": round(sum(part["processor seconds"] for part in parts), 1),
-        "gigabytes at most": round(max(part["gigabytes"] for part in parts), 2),
+        "gigabytes at most": round(max(peaks.values()) / 1e9, 2),
+        "gigabytes by stage": {name: round(held / 1e9, 2) for name, held in peaks.items()},
         "stages of the last process": {name: round(value, 1) for name, value in timings["work"].items()},
         "added": pc.sum(enriched["added"]).as_py(),
         "killed": {"shards done at the kills": kills, "files written again": len(again)} if killed else None,

@@ -14,6 +14,7 @@ from typing import Any
 
 from raymedlt.connection import trouble
 from raymedlt.errors import ConsistencyError, RaymedltError, without_message
+from raymedlt.heap import return_memory
 from raymedlt.ledger import Ledger, LedgerHandle
 from raymedlt.progress import Progress
 from raymedlt.versions import check_worker
@@ -71,6 +72,7 @@ def do_once(stage: str, shard: str, handle: LedgerHandle, function: ShardFunctio
     if handle.done(stage, shard) is not None:
         return  # the attempt before committed, then its worker died
     function(shard)
+    return_memory()
     if handle.done(stage, shard) is None:
         raise ConsistencyError(f"{stage}/{shard} ended without a commit", "LedgerHandle.commit in the stage's function")
 
