@@ -8,9 +8,9 @@ twice by kill -9 of all its processes, when half of its sentences are embedded a
 written, and the same command goes on. Time is that of the job's own stages and of everything, by the clock and in
 processor seconds (of all processes, sampled), which other work on the machine disturbs less; the exponents are
 between the first and the last size. Memory is the most that all processes together held (proportional set size,
-sampled every SAMPLED seconds; the object store counts once), also for each stage that the job's log named last. It fails if memory passes GIGABYTES, if the exponent of
-processor time passes EXPONENT, if a report is missing or doubled, or if a finished shard was done again. A finished
-size is read from its file in the folder.
+sampled every SAMPLED seconds; the object store counts once), in all and while the job's log named a stage last. It
+fails if memory passes GIGABYTES, if the exponent of processor time passes EXPONENT, if a report is missing or doubled,
+or if a finished shard was done again. A finished size is read from its file in the folder.
 """
 
 from __future__ import annotations
