@@ -324,7 +324,7 @@ def _object_store_bytes() -> int:
 
 
 def _quiet_ray_data() -> None:
-    """Progress is ours to show: Ray Data's bars, plans and statistics stay out of the job's log."""
+    """Progress is ours to show: Ray Data's bars, plans, statistics and advice stay out of the job's log."""
     import ray
 
     context = ray.data.DataContext.get_current()
@@ -332,5 +332,6 @@ def _quiet_ray_data() -> None:
     context.print_on_execution_start = False
     context.enable_auto_log_stats = False
     context.verbose_stats_logs = False
+    context.issue_detectors_config.detectors = []  # they advise on the program's code, every half minute
     logging.getLogger("ray.data").setLevel(logging.WARNING)
     logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)  # warns that the bars are off

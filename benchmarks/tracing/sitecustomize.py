@@ -65,9 +65,9 @@ def clustering(module: Any) -> None:
     """raymedlt.clustering.distributed: neighbour lists, which are shards of their own."""
     before = module._Searcher.neighbours
 
-    def neighbours(self: Any, shard: str, everywhere: Any = None) -> None:
+    def neighbours(self: Any, shared: Any, shard: str, everywhere: Any = None) -> None:
         if self._handle.done("neighbours", shard) is None:
-            noted(marker(self._handle, "neighbours", shard), lambda: before(self, shard, everywhere))
+            noted(marker(self._handle, "neighbours", shard), lambda: before(self, shared, shard, everywhere))
 
     module._Searcher.neighbours = neighbours
 

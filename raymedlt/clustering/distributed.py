@@ -129,8 +129,9 @@ class RayFleet:
     def __enter__(self) -> RayFleet:
         import ray
 
-        # Held here as long as the actors live: one that is started again needs them.
-        self._index, self._blocks = ray.put(self.index), ray.put(self.shards)
+        # Held here, and given with every call: an actor that is started again needs them. As arguments of its
+        # constructor they would do too, but Ray prints an error for each actor that has such.
+        self._shared = [ray.put(self.index), ray.put(self.shards)]
         options: dict[str, Any] = {
             "num_cpus": 1,
             "num_gpus": 1 if self.gpus else 0,
@@ -139,9 +140,7 @@ class RayFleet:
             "runtime_env": {"env_vars": worker_environment()},
         }
         actor = ray.remote(**options)(_Searcher)
-        self._actors = [
-            actor.remote([self._index, self._blocks], self.ledger.worker(), self.settings) for _ in range(self.workers)
-        ]
+        self._actors = [actor.remote(self.ledger.worker(), self.settings) for _ in range(self.workers)]
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -157,13 +156,15 @@ class RayFleet:
 
         pending = self.ledger.pending(NEIGHBOURS, list(self.shards))
         began = time.perf_counter()
-        ray.wait([actor.ready.remote() for actor in self._actors], num_returns=1)
+        ray.wait([actor.ready.remote(self._shared) for actor in self._actors], num_returns=1)
         self.seconds_starting = time.perf_counter() - began
         if pending:
             with self.progress.stage(
                 f"neighbours of {self.name}", total=sum(len(self.shards[s]) for s in pending), unit="sentences"
             ) as advance:
-                for shard, _ in self._spread(pending, lambda actor, shard: actor.neighbours.remote(shard)):
+                for shard, _ in self._spread(
+                    pending, lambda actor, shard: actor.neighbours.remote(self._shared, shard)
+                ):
                     self.ledger.check_lock()
                     advance(len(self.shards[shard]))
         storage = self.ledger.storage
@@ -180,7 +181,9 @@ class RayFleet:
             groups = in_rows(sparsest(self.core_N))
             sparse = {f"{self.name}-sparse-{number:05d}": points for number, points in enumerate(groups)}
             pending = self.ledger.pending(NEIGHBOURS, list(sparse))
-            for _ in self._spread(pending, lambda actor, shard: actor.neighbours.remote(shard, sparse[shard])):
+            for _ in self._spread(
+                pending, lambda actor, shard: actor.neighbours.remote(self._shared, shard, sparse[shard])
+            ):
                 self.ledger.check_lock()
             self.shards |= sparse
             read(sparse)
@@ -224,7 +227,9 @@ class RayFleet:
             answers = dict(
                 self._spread(
                     range(len(parts)),
-                    lambda actor, part: actor.outside.remote(parts[part], [current], [self._core], exhaustive),
+                    lambda actor, part: actor.outside.remote(
+                        self._shared, parts[part], [current], [self._core], exhaustive
+                    ),
                 )
             )
             answer = Outside(
@@ -248,7 +253,7 @@ class RayFleet:
         """Actors that have a place. One that still waits for a machine gets no work, and holds nobody up."""
         import ray
 
-        greetings = {actor.ready.remote(): actor for actor in self._actors}
+        greetings = {actor.ready.remote(self._shared): actor for actor in self._actors}
         done, _ = ray.wait(list(greetings), num_returns=1)
         done, _ = ray.wait(list(greetings), num_returns=len(greetings), timeout=5.0)
         return [greetings[greeting] for greeting in done]
@@ -258,7 +263,7 @@ class RayFleet:
         import ray
 
         waiting = list(items)[::-1]
-        greetings = {actor.ready.remote(): actor for actor in self._actors}
+        greetings = {actor.ready.remote(self._shared): actor for actor in self._actors}
         running: dict[Any, tuple[Any, Any]] = {}
         while waiting or running:
             done, _ = ray.wait([*running, *(greetings if waiting else {})], num_returns=1)
@@ -288,44 +293,44 @@ def _listed(table: pa.Table) -> Neighbours:
 
 
 class _Searcher:
-    """One worker: searches the shared index, and keeps the lists of the shards it was asked about."""
+    """One worker: searches the shared index, and keeps the lists of the shards it was asked about.
 
-    def __init__(self, shared: list[Any], handle: LedgerHandle, settings: Settings) -> None:
-        self._reference, self._handle, self._settings = shared, handle, settings
+    `shared`: references to the index and to the points of each shard.
+    """
+
+    def __init__(self, handle: LedgerHandle, settings: Settings) -> None:
+        self._handle, self._settings = handle, settings
+        self._opened: tuple[Index, dict[str, Ids]] | None = None
         self._lists: dict[str, Lists] = {}
 
-    def ready(self) -> int:
+    def ready(self, shared: list[Any]) -> int:
         """Answers with its process id once it runs and has what it needs."""
-        assert self._index is not None
+        self._open(shared)
         return os.getpid()
 
-    @functools.cached_property
-    def _index(self) -> Index:
+    def _open(self, shared: list[Any]) -> tuple[Index, dict[str, Ids]]:
         import ray
         import torch
 
-        check_worker()
-        use_threads(1)
-        index: Index = ray.get(self._reference[0])
-        return index.on("cuda") if torch.cuda.is_available() else index
-
-    @functools.cached_property
-    def _shards(self) -> dict[str, Ids]:
-        import ray
-
-        shards: dict[str, Ids] = ray.get(self._reference[1])
-        return shards
+        if self._opened is None:
+            check_worker()
+            use_threads(1)
+            index, shards = ray.get(shared)
+            self._opened = (index.on("cuda") if torch.cuda.is_available() else index), shards
+        return self._opened
 
     @functools.cached_property
     def _everywhere(self) -> Index:
-        return self._index.exhaustive()
+        assert self._opened is not None
+        return self._opened[0].exhaustive()
 
-    def neighbours(self, shard: str, everywhere: Ids | None = None) -> None:
+    def neighbours(self, shared: list[Any], shard: str, everywhere: Ids | None = None) -> None:
         """Search, write and commit one shard's lists: its points near themselves, or these points everywhere."""
         if self._handle.done(NEIGHBOURS, shard) is not None:
             return  # the attempt before committed, then its worker died
-        points = self._shards[shard] if everywhere is None else everywhere
-        index = self._index if everywhere is None else self._everywhere
+        index, shards = self._open(shared)
+        points = shards[shard] if everywhere is None else everywhere
+        index = index if everywhere is None else self._everywhere
         found = index.neighbours(points, self._settings.listed, self._settings.min_samples)
         width = found.ids_BK.shape[1]
         table = pa.table(
@@ -361,11 +366,14 @@ class _Searcher:
         table = self._handle.storage.read_table(_lists_file(shard))
         return Lists(list_edges(table["point"].to_numpy(), _listed(table), core_N))
 
-    def outside(self, points_B: Ids, component: list[Any], core: list[Any], exhaustive: bool) -> Outside:
+    def outside(
+        self, shared: list[Any], points_B: Ids, component: list[Any], core: list[Any], exhaustive: bool
+    ) -> Outside:
         """See `Index.outside`."""
         import ray
 
-        index = self._everywhere if exhaustive else self._index
+        index, _ = self._open(shared)
+        index = self._everywhere if exhaustive else index
         return index.outside(points_B, ray.get(component[0]), ray.get(core[0]))
 
 
