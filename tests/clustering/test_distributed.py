@@ -144,7 +144,7 @@ class _Dying(RayFleet):
 
         if phase != self.phase or self.killed:
             return None
-        workers = ray.get([actor.ready.remote() for actor in self._actors])
+        workers = ray.get([actor.ready.remote(self._shared) for actor in self._actors])
 
         def kill() -> None:
             for worker in workers:

@@ -15,7 +15,8 @@ import pytest
 from runs import ROOT, SENTINEL, Undisturbed, digests, environment, undisturbed
 
 from raymedlt import schema
-from raymedlt.config import EvaluateConfig, flatten
+from raymedlt.config import flatten
+from raymedlt.evaluation.config import EvaluateConfig
 from raymedlt.job import main
 from raymedlt.judging.running import describe, run
 
