@@ -1,4 +1,7 @@
-"""Shared by all tests: nothing is fetched from the network, and one local Ray serves the whole session."""
+"""Shared by all tests: nothing is fetched from the network, and one local Ray serves all tests of a process.
+
+Two processes share the tests, module by module (pytest-xdist).
+"""
 
 import os
 import secrets
@@ -7,8 +10,14 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TRANSFORMERS_OFFLINE"] = "1"
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
+os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112 - or tests beside Ray's workers would starve them
 
 import pytest
+
+
+def pytest_collection_modifyitems(items):
+    """Jobs first: their modules take longest, and what begins last should be short."""
+    items.sort(key=lambda item: item.path.parent.name != "jobs")
 
 
 @pytest.fixture(scope="session")

@@ -145,9 +145,12 @@ def arguments_of(source: Path, output: Path, *more: str, format: str = "csv", sh
     return ["--reports.path", str(source), "--reports.format", format, "--output", str(output), *small, *more]
 
 
+NICENESS = "RAY_worker_niceness"
+
+
 def environment(**more: str) -> dict[str, str]:
     """The tests' environment without a Ray cluster and Ray's modes, as a user's shell has it."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("RAY_") or name == NICENESS}
     return kept | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"} | more
 
 
