@@ -12,6 +12,7 @@ tree_child_size int64 and tree_lambda_val float64).
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -64,13 +65,19 @@ def nearest_clustered(
     return nearest, distances
 
 
+def members_of(labels_N: npt.NDArray[np.int32], clusters: int) -> list[npt.NDArray[np.int64]]:
+    """Per cluster 0, 1, ... the numbers of its members, int64, ascending; O(N log N + C)."""
+    order = np.argsort(labels_N, kind="stable")
+    ends = np.searchsorted(labels_N[order], np.arange(clusters + 1))
+    return [order[start:end] for start, end in itertools.pairwise(ends)]
+
+
 def medoids(vectors_ND: Vectors, labels_N: npt.NDArray[np.int32]) -> npt.NDArray[np.int64]:
     """Per cluster the member nearest to the mean of its members (the smaller number on ties), int64 [C]."""
     result = []
-    for cluster in range(int(labels_N.max(initial=-1)) + 1):
-        members = np.flatnonzero(labels_N == cluster)
-        centre = vectors_ND[members].astype(np.float64).mean(0)
-        result.append(members[np.argmin(((vectors_ND[members] - centre) ** 2).sum(1))])
+    for own in members_of(labels_N, int(labels_N.max(initial=-1)) + 1):
+        centre = vectors_ND[own].astype(np.float64).mean(0)
+        result.append(own[np.argmin(((vectors_ND[own] - centre) ** 2).sum(1))])
     return np.array(result, np.int64)
 
 
@@ -291,7 +298,7 @@ class ClusterModel:
             labels=labels,
             probabilities=arrays["probabilities"],
             persistence=arrays["persistence"],
-            exemplars=[np.flatnonzero(exemplar & (labels == c)) for c in range(certificate.clusters)],
+            exemplars=members_of(np.where(exemplar, labels, -1), certificate.clusters),
             spanning_tree=None,
             certificate=certificate,
             core_distances=arrays["core_distances"],

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from scipy import sparse
 
 from raymedlt.clustering.fit import Clustering, cluster
-from raymedlt.clustering.model import medoids
+from raymedlt.clustering.model import medoids, members_of
 from raymedlt.clustering.neighbours import nearest_among
 from raymedlt.clustering.screening import Vectors
 from raymedlt.config import EnrichConfig
@@ -169,7 +169,7 @@ def learn(findings: SectionFit, impression: SectionFit, config: EnrichConfig, la
     policy = POLICIES[config.policy]
     section, labels = findings.section, findings.labels
     clusters = len(findings.cluster_signs)
-    members: list[tuple[int, ...]] = [tuple(np.flatnonzero(labels == c).tolist()) for c in range(clusters)]
+    members = [tuple(own.tolist()) for own in members_of(labels, clusters)]
     donors = [
         _donors(findings, members[c], findings.cluster_signs[c], language, policy)
         if findings.cluster_signs[c] in policy.signs

@@ -12,7 +12,7 @@ from clustering_reference import blobs
 
 from raymedlt.clustering import ClusterModel, hdbscan_fit
 from raymedlt.clustering.fit import cluster
-from raymedlt.clustering.model import medoids, nearest_clustered
+from raymedlt.clustering.model import medoids, members_of, nearest_clustered
 from raymedlt.config import ClusteringConfig
 from raymedlt.errors import InputError
 from raymedlt.reports.sentences import sentence_key
@@ -216,6 +216,13 @@ def test_medoid_is_the_member_nearest_to_the_mean():
 
 def test_medoid_takes_the_smaller_number_on_ties():
     assert medoids(np.array([[0.0], [1.0]], np.float32), np.zeros(2, np.int32)).tolist() == [0]
+
+
+@pytest.mark.parametrize("labels", [[2, -1, 0, 2, 0, -1, 2], [-1, -1], [], [0, 0]])
+def test_members_of_clusters(labels: list[int]):
+    clusters = 4  # more than have members
+    found = members_of(np.array(labels, np.int32), clusters)
+    assert [each.tolist() for each in found] == [[n for n, c in enumerate(labels) if c == k] for k in range(clusters)]
 
 
 def test_nearest_clustered_skips_noise():
