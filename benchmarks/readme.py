@@ -111,8 +111,8 @@ def main() -> None:
         bring(clone)
     own = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "VIRTUAL_ENV")}
     own |= {"PATH": f"{venv / 'bin'}{os.pathsep}{own['PATH']}", "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
-    for number, command in enumerate(wanted):
-        if why_not(command) or done.get(command, {}).get("exit code") == 0:
+    for number, command in enumerate(commands()):  # a command's log has the same name whatever --only says
+        if command not in wanted or why_not(command) or done.get(command, {}).get("exit code") == 0:
             continue
         began = time.monotonic()
         with (folder / f"log-{number:02d}").open("w") as log:
