@@ -346,6 +346,15 @@ def below(folder: str, name: str) -> str:
     return f"{place.rstrip('/')}/{name}{mark}{settings}"
 
 
+def beside(folder: str, name: str) -> str:
+    """The path or URI of `name` in the folder that holds `folder`. Raises InputError if that is a whole bucket."""
+    place, mark, settings = folder.partition("?") if "://" in folder else (folder, "", "")
+    parent, slash, _ = place.rstrip("/").rpartition("/")
+    if parent.endswith(":/"):
+        raise InputError(f"'{folder}', a whole bucket, which nothing lies beside", "a folder in a bucket")
+    return f"{parent}{slash}{name}{mark}{settings}"
+
+
 def folder_and_name(path_or_uri: str) -> tuple[Storage, str]:
     """The folder of the file at a path or URI, and the file's name in it. Raises as `Storage.of`."""
     storage = Storage.of(path_or_uri)

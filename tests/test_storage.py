@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from raymedlt.errors import InputError, StorageError
-from raymedlt.storage import FileEntry, Storage, content_hash, sha256_of
+from raymedlt.storage import FileEntry, Storage, beside, content_hash, sha256_of
 
 
 def example_table():
@@ -246,3 +246,23 @@ def test_rows_are_read_by_group(tmp_path, start, count):
     table = pa.table({"n": list(range(10))})
     storage.write_table("t.parquet", table, row_group_rows=4)
     assert storage.read_rows("t.parquet", start, count)["n"].to_pylist() == list(range(10))[start : start + count]
+
+
+@pytest.mark.parametrize(
+    ("folder", "expected"),
+    [
+        ("runs/align", "runs/finetune"),
+        ("align/", "finetune"),
+        ("/runs/a/", "/runs/finetune"),
+        ("s3://bucket/align", "s3://bucket/finetune"),
+        ("s3://bucket/runs/align/?region=us-east-1", "s3://bucket/runs/finetune?region=us-east-1"),
+    ],
+)
+def test_beside(folder: str, expected: str):
+    assert beside(folder, "finetune") == expected
+
+
+@pytest.mark.parametrize("bucket", ["s3://bucket", "s3://bucket/", "gs://bucket?x=1"])
+def test_nothing_lies_beside_a_bucket(bucket: str):
+    with pytest.raises(InputError, match="a folder in a bucket"):
+        beside(bucket, "finetune")

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from raymedlt.config import refuse_credentials, require
-from raymedlt.storage import below
+from raymedlt.storage import beside
 
 LORA_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj")
 
@@ -142,8 +142,8 @@ class AlignConfig:
     """Reward a fine-tuned model for what its reports say (GRPO), while it is still writing the next ones."""
 
     finetuned: str | None = None
-    """Finished run folder of jobs/finetune.py: model, images and reports. Default: <output>/finetune, which the job
-    makes itself on the phantom if it isn't there (a quarter of an hour on two cores)."""
+    """Finished run folder of jobs/finetune.py: model, images and reports. Default: the folder `finetune` beside
+    `output`, which the job makes itself on the phantom if it isn't there (a quarter of an hour on two cores)."""
     rollouts: RolloutsConfig = field(default_factory=RolloutsConfig)
     """Rollouts."""
     rewards: RewardsConfig = field(default_factory=RewardsConfig)
@@ -177,4 +177,4 @@ class AlignConfig:
     @property
     def base(self) -> str:
         """Where the fine-tuned model lies."""
-        return self.finetuned or below(self.output, "finetune")
+        return self.finetuned or beside(self.output, "finetune")

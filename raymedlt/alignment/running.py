@@ -36,7 +36,7 @@ from raymedlt.alignment.scoring import Rewards
 from raymedlt.config import ClusteringConfig, EnrichConfig, config_hash, hashed_part
 from raymedlt.cpus import cpus
 from raymedlt.enrichment import enrich
-from raymedlt.errors import InputError
+from raymedlt.errors import InputError, RunConflictError
 from raymedlt.finetuning import running as finetuning
 from raymedlt.finetuning.config import FinetuneConfig, data_of
 from raymedlt.finetuning.export import MODEL, save_model
@@ -87,7 +87,7 @@ def run(config: AlignConfig) -> str:
     for name in config.rewards.use:
         load_reward(name)
     if config.finetuned is None and not Storage.of(config.base).exists("manifest.json"):
-        finetuning.run(FinetuneConfig(output=config.base, seed=config.seed))
+        _make(config.base, config.seed)
     base = open_finished(config.base)
     storage = Storage.of(config.output)
     with (
@@ -101,6 +101,19 @@ def run(config: AlignConfig) -> str:
         contextlib.ExitStack() as stack,
     ):
         return _Run(config, base, storage, ledger, stack).work()
+
+
+def _make(base: str, seed: int) -> None:
+    """Fine-tune on the phantom into the folder `base`, or go on with that."""
+    Progress().say(f"no finished run of jobs/finetune.py in '{base}': fine-tuning there first, on the phantom")
+    try:
+        finetuning.run(FinetuneConfig(output=base, seed=seed))
+    except RunConflictError as error:
+        raise RunConflictError(
+            f"no finished run of jobs/finetune.py, and none can be made there: {error.got}",
+            error.expected,
+            "let that run finish first, or name a finished one by --finetuned",
+        ) from error
 
 
 class _Run:

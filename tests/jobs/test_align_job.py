@@ -14,13 +14,18 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import safetensors.torch
-from runs import ROOT, descendants, digests, environment, wait_for
+from runs import QUICK_FINETUNE, ROOT, descendants, digests, environment, wait_for
 
 from raymedlt import finetuning, schema
 from raymedlt.alignment.config import AlignConfig
 from raymedlt.alignment.running import describe, run
+from raymedlt.config import config_hash, hashed_part
+from raymedlt.finetuning.config import FinetuneConfig
 from raymedlt.finetuning.finished import open_finished
 from raymedlt.job import main
+from raymedlt.ledger import Ledger
+from raymedlt.parsing import parse
+from raymedlt.storage import Storage
 
 SHORT = [
     "--rollouts.prompts=2", "--rollouts.generations=4", "--rollouts.max_tokens=24", "--training.steps=6",
@@ -173,6 +178,42 @@ def test_bad_input_is_a_clear_error(base: Path, tmp_path: Path, words: list[str]
     code = main(AlignConfig, "python jobs/align.py", describe, run, [*SHORT, *given, "--output", str(tmp_path / "run")])
     assert code == 2
     assert message in capsys.readouterr().err
+
+
+def test_without_a_finished_run_one_is_made_beside_the_output(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As a newcomer's first command, but for the size of the fine-tuning."""
+
+    def small(output: str, seed: int) -> FinetuneConfig:
+        return parse(FinetuneConfig, [*QUICK_FINETUNE, "--output", output, "--seed", str(seed)])
+
+    monkeypatch.setattr("raymedlt.alignment.running.FinetuneConfig", small)
+    words = [*SHORT, "--output", str(tmp_path / "align")]
+    assert main(AlignConfig, "python jobs/align.py", describe, run, words) == 0
+    assert "fine-tuning there first" in capsys.readouterr().err
+    assert (tmp_path / "align" / "report.html").exists()
+    made = digests(tmp_path / "finetune")
+    assert "report.html" in made
+
+    other = ["--rewards.use", "[exact_f1]", "--output", str(tmp_path / "other")]  # and the next one finds it
+    assert main(AlignConfig, "python jobs/align.py", describe, run, [*SHORT, *other]) == 0
+    assert "fine-tuning there first" not in capsys.readouterr().err
+    assert digests(tmp_path / "finetune") == made
+
+
+def test_an_unfinished_run_of_another_configuration_is_not_gone_on_with(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own = FinetuneConfig(output=str(tmp_path / "finetune"), seed=3)
+    Ledger.open(
+        Storage.of(own.output), config_hash=config_hash(own), config=hashed_part(own), data_hash="d"
+    ).__exit__(None, None, None)  # fmt: skip
+    words = [*SHORT, "--output", str(tmp_path / "align")]
+    assert main(AlignConfig, "python jobs/align.py", describe, run, words) == 2
+    told = capsys.readouterr().err
+    assert "none can be made there" in told
+    assert "name a finished one by --finetuned" in told
 
 
 def test_describe_runs_nothing(base: Path, tmp_path: Path, capsys):
