@@ -1,8 +1,8 @@
 """Reward a fine-tuned vision-language model for what its reports say (GRPO), while it is writing the next ones.
 
-python jobs/align.py                                    # fine-tunes on the phantom first (a quarter of an hour)
-python jobs/align.py --finetuned runs/finetune          # a finished run of jobs/finetune.py
-python jobs/align.py --finetuned runs/finetune --rewards.use '[exact_f1]' --output runs/exact
+python jobs/align.py                                    # of runs/finetune, which is made first if it isn't there
+python jobs/align.py --finetuned runs/my-writer --output runs/aligned  # of another finished run of jobs/finetune.py
+python jobs/align.py --rewards.use '[exact_f1]' --output runs/exact
 python jobs/align.py --finetuned s3://b/finetune --training.replicas 4 --rewards.pool actors --output s3://b/align
 python jobs/align.py --describe                         # what would be done
 """

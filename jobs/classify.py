@@ -3,7 +3,7 @@
 python jobs/classify.py                                 # the procedural phantom, offline, into runs/classify
 python jobs/classify.py --images.path images --labels.path labels.csv --output runs/mine
 python jobs/classify.py --config configs/trcgl_net.yaml --images.path s3://bucket/images --labels.path s3://bucket/l.csv
-python jobs/classify.py --ablate true                   # which part helps: trains each variant, with intervals
+python jobs/classify.py --ablate --output runs/ablate  # which part helps: trains each variant, with intervals
 python jobs/classify.py --describe                      # what would be done; runs nothing
 """
 

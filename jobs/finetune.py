@@ -2,7 +2,7 @@
 
 python jobs/finetune.py                                 # the procedural phantom and a small model, offline
 python jobs/finetune.py --text.use enriched --output runs/enriched
-python jobs/finetune.py --blind true                    # the control: the model sees no image
+python jobs/finetune.py --blind true --output runs/blind    # the control: the model sees no image
 python jobs/finetune.py --text.enriched runs/enrich --images.path images --images.size 224 --model.path models/qwen
 python jobs/finetune.py --config configs/qwen2_5_vl_3b.yaml --text.enriched s3://b/enrich --images.path s3://b/images
 python jobs/finetune.py --describe                      # what would be done, and how much memory it takes
