@@ -30,7 +30,7 @@ def main() -> None:
     parser.add_argument("rest", nargs="*", help="more words for jobs/pipeline.py, behind --")
     words = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
-        output = Path(words.output or f"{temporary}/pipeline").resolve()
+        output = Path(words.output or f"{temporary}/pipeline")
         command = [sys.executable, str(JOB), "--output", str(output), *words.rest]
         subprocess.run(command, stdout=subprocess.DEVNULL, check=True)
         began = time.monotonic()

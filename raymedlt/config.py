@@ -2,7 +2,8 @@
 
 A docstring under each field is its help. What a field changes decides where it counts: fields named in `NOT_HASHED`
 steer how a run is carried out (where, with how many workers) and never what comes out, so they may differ between a run
-and its resumption; any other difference is another run (see ledger.py).
+and its resumption, and so may the way to a finished run (`FINISHED_RUNS`); any other difference is another run (see
+ledger.py).
 """
 
 from __future__ import annotations
@@ -16,6 +17,9 @@ from typing import Any, Literal
 from raymedlt.errors import ConfigError
 
 NOT_HASHED = ("output", "workers", "describe", "restart", "max_rejected", "ray_from", "reports.phi")
+FINISHED_RUNS = ("synthetic.path", "text.enriched", "finetuned", "run", "against")
+"""Runs of other jobs. Their content is part of a run's data hash, so here it counts only whether one is given: a folder
+may be named in another way, or have moved."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -275,8 +279,12 @@ def flatten(config: Any) -> dict[str, Any]:
 
 
 def hashed_part(config: Any) -> dict[str, Any]:
-    """The fields that decide what comes out (see NOT_HASHED)."""
-    return {key: value for key, value in flatten(config).items() if key not in NOT_HASHED}
+    """The fields that decide what comes out (see NOT_HASHED); of finished runs whether they are given."""
+    return {
+        key: value is not None if key in FINISHED_RUNS else value
+        for key, value in flatten(config).items()
+        if key not in NOT_HASHED
+    }
 
 
 def config_hash(config: Any) -> str:

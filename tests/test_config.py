@@ -10,8 +10,10 @@ from typing import Any
 import pytest
 import yaml
 
+from raymedlt.alignment.config import AlignConfig
 from raymedlt.classifier.config import ClassifyConfig
 from raymedlt.config import (
+    FINISHED_RUNS,
     NOT_HASHED,
     EnrichConfig,
     ReportsConfig,
@@ -21,6 +23,8 @@ from raymedlt.config import (
     to_yaml,
 )
 from raymedlt.errors import ConfigError
+from raymedlt.evaluation.config import EvaluateConfig
+from raymedlt.finetuning.config import FinetuneConfig
 from raymedlt.parsing import parse
 
 
@@ -231,6 +235,20 @@ def test_hash_follows_everything_but_how_a_run_is_carried_out(key: str):
     other = _with(base, key, _changed(key, flatten(base)[key]))
     assert flatten(other) != flatten(base)
     assert (config_hash(other) == config_hash(base)) == (key in NOT_HASHED)
+
+
+@pytest.mark.parametrize("key", FINISHED_RUNS)
+def test_of_a_finished_run_it_counts_whether_one_is_given(key: str):
+    """Which one it is decides the data hash."""
+    kind = next(
+        each for each in (ClassifyConfig, FinetuneConfig, AlignConfig, EvaluateConfig) if key in flatten(each())
+    )
+
+    def given(path: str) -> str:
+        return config_hash(parse(kind, [f"--{key}", path], "job"))
+
+    assert given("runs/one") == given("/elsewhere/runs/one")
+    assert (given("runs/one") == config_hash(kind())) == (flatten(kind())[key] is not None)
 
 
 def test_not_hashed_names_exist():

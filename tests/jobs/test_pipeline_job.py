@@ -17,7 +17,7 @@ from runs import ROOT, SENTINEL, SMALL_SHARDS, descendants, digests, environment
 
 from raymedlt.alignment.config import AlignConfig
 from raymedlt.classifier.config import ClassifyConfig, SyntheticConfig
-from raymedlt.config import EnrichConfig, ReportsConfig, to_yaml
+from raymedlt.config import EnrichConfig, ReportsConfig, config_hash, to_yaml
 from raymedlt.errors import ConfigError
 from raymedlt.evaluation.config import EvaluateConfig
 from raymedlt.images.config import ImageLabelsConfig, ImagesConfig
@@ -130,6 +130,14 @@ def test_each_job_reads_what_the_ones_before_it_left():
     for step in steps.values():
         assert all(order.index(name) < order.index(step.name) for name in step.needs)
     assert steps["finetune"].config.text.use == "enriched"
+
+
+def test_steps_stay_done_however_the_folder_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    ways = [steps_of(configured("--output", output)) for output in ("runs/way", str(tmp_path / "runs" / "way"))]
+    assert len(ways[0]) == 10
+    for one, other in zip(*ways, strict=True):
+        assert config_hash(one.config) == config_hash(other.config), one.name
 
 
 def test_own_images_go_through_all_jobs():
