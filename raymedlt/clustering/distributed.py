@@ -24,19 +24,19 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from raymedlt.clustering.fit import Clustering, Settings, build_index, grow
-from raymedlt.clustering.neighbours import Index, Neighbours, Outside, core_distances
+from raymedlt.clustering.neighbours import Index, NearestAmong, Neighbours, Outside, core_distances
 from raymedlt.clustering.partition import Partition
 from raymedlt.clustering.repair import Part, in_rows, mutual_cores, sparsest
-from raymedlt.clustering.screening import ROWS, Ids, Vectors
+from raymedlt.clustering.screening import ROWS, Distances, Ids, Vectors
 from raymedlt.clustering.spanning_tree import Components, Contraction, Edges, Lists, list_edges
 from raymedlt.cpus import use_threads
 from raymedlt.ledger import Ledger, LedgerHandle
 from raymedlt.progress import Progress
-from raymedlt.runtime import ATTEMPTS, worker_deaths, worker_environment
+from raymedlt.runtime import ATTEMPTS, run_shards, worker_deaths, worker_environment
 from raymedlt.storage import content_hash
 from raymedlt.versions import check_worker
 
-CELLS, NEIGHBOURS, SEARCH = "cells", "neighbours", "second-search"
+CELLS, NEIGHBOURS, SEARCH, NEAREST = "cells", "neighbours", "second-search", "nearest"
 
 
 def fit_on_ray(
@@ -99,6 +99,62 @@ def _remembered_index(vectors_ND: Vectors, settings: Settings, name: str, ledger
     centres_CD = np.array(cells["centre"].to_pylist(), np.float32)
     starts = np.append(cells["start"].to_numpy(), len(vectors_ND))
     return Index(vectors_ND, Partition(order_N, starts, centres_CD), known["probes"])
+
+
+def nearest_on_ray(
+    vectors_ND: Vectors,
+    asked_M: Ids,
+    among_C: Ids,
+    *,
+    name: str,
+    ledger: Ledger,
+    progress: Progress,
+    workers: int,
+    shard_points: int,
+) -> tuple[Ids, Distances]:
+    """`nearest_among` on workers of the Ray that is connected, `shard_points` of the asked points at a time.
+
+    Every shard is committed in the ledger under a name that follows from its question. Each worker holds rounded forms
+    of both kinds of points, 2 (M + C) (D + 32) bytes; a node has the vectors once.
+    """
+    import ray
+
+    question = content_hash(asked_M.tobytes(), among_C.tobytes())
+    starts = range(0, len(asked_M), shard_points)
+    shards = {f"{name}-{question}-{number:05d}": np.arange(len(asked_M))[start : start + shard_points]
+              for number, start in enumerate(starts)}  # fmt: skip
+    shared = ray.put((vectors_ND, asked_M, among_C)) if ledger.pending(NEAREST, list(shards)) else None
+    run_shards(
+        NEAREST,
+        list(shards),
+        None,
+        progress=progress,
+        workers=workers,
+        ledger=ledger,
+        actor_factory=functools.partial(_NearestShard, ledger.worker(), [shared], shards),
+        unit="sentences",
+        units=lambda shard: len(shards[shard]),
+    )
+    tables = [ledger.storage.read_table(_nearest_file(shard)) for shard in shards]
+    found = pa.concat_tables(tables)
+    return found["nearest"].to_numpy(), found["distance"].to_numpy()
+
+
+class _NearestShard:
+    """One worker: the nearest point for each of a shard's rows. `shared`: a reference to the three arrays."""
+
+    def __init__(self, handle: LedgerHandle, shared: list[Any], shards: dict[str, Ids]) -> None:
+        import ray
+
+        self._handle, self._shards = handle, shards
+        self._search = NearestAmong(*ray.get(shared[0]))
+
+    def __call__(self, shard: str) -> dict[str, Any]:
+        nearest, distances = self._search(self._shards[shard])
+        table = pa.table({"nearest": nearest, "distance": distances})
+        summary = {"points": len(nearest)}
+        self._handle.commit(NEAREST, shard, [self._handle.storage.write_table(_nearest_file(shard), table)], summary)
+        return summary
 
 
 class RayFleet:
@@ -276,6 +332,10 @@ class RayFleet:
                 if waiting:
                     item = waiting.pop()
                     running[call(actor, item)] = (actor, item)
+
+
+def _nearest_file(shard: str) -> str:
+    return f"_work/nearest/{shard}.parquet"
 
 
 def _lists_file(shard: str) -> str:

@@ -319,40 +319,69 @@ def _everything(places: int, places_B: Ids) -> list[Visit]:
 def nearest_among(vectors_ND: Vectors, asked_M: Ids, among_C: Ids) -> tuple[Ids, Distances]:
     """For each of some points the nearest of some others: its number int64 [M] and distance float64 [M].
 
-    Exact, and the smaller number among equals. -1 and infinity where there are no others. All pairs are screened in
-    rounded form, about 2 ns of one core a pair; the few best are computed in float64, and rows for which that proves
-    too little are screened again in the next better precision. Memory beside the vectors: 2 (M + C) (D + 32) bytes.
+    -1 and infinity where there are no others. See `NearestAmong`.
     """
-    nearest, distances = np.full(len(asked_M), -1, np.int64), np.full(len(asked_M), np.inf)
-    if not len(among_C):
+    return NearestAmong(vectors_ND, asked_M, among_C)(np.arange(len(asked_M)))
+
+
+class NearestAmong:
+    """The nearest of some points, for any rows of others; what it holds serves every call.
+
+    Exact, and the smaller number among equals, so an answer does not depend on what is asked beside it. All pairs are
+    screened in rounded form, about 2 ns of one core a pair; the few best are computed in float64, and rows for which
+    that proves too little are screened again in the next better precision. Memory beside the vectors:
+    2 (M + C) (D + 32) bytes.
+
+    Args:
+        vectors_ND: all vectors, float32.
+        asked_M: points that may be asked for.
+        among_C: points among which their nearest is sought.
+    """
+
+    def __init__(self, vectors_ND: Vectors, asked_M: Ids, among_C: Ids) -> None:
+        self.vectors_ND, self.asked_M, self.among_C = vectors_ND, asked_M, among_C
+        self._order_N = np.concatenate([among_C, asked_M])
+        self._screens: dict[Precision, Screen] = {}
+
+    def __call__(self, rows_B: Ids) -> tuple[Ids, Distances]:
+        """Number int64 [B] and distance float64 [B] of the point nearest to asked_M[rows_B]."""
+        nearest, distances = np.full(len(rows_B), -1, np.int64), np.full(len(rows_B), np.inf)
+        if not len(self.among_C):
+            return nearest, distances
+        left = np.arange(len(rows_B))
+        for precision in PRECISIONS[PRECISIONS.index(quickest_precision()) :]:
+            unproven = [left[:0]]
+            for start in range(0, len(left), 8 * ROWS):
+                rows = left[start : start + 8 * ROWS]
+                nearest[rows], distances[rows], proven_B = self._screened(rows_B[rows], precision)
+                unproven.append(rows[~proven_B])
+            left = np.concatenate(unproven)
+        for row in left.tolist():  # more equals than candidates
+            itself = np.full(len(self.among_C), self.asked_M[rows_B[row]])
+            exact_C = pair_distances(self.vectors_ND, itself, self.among_C)
+            distances[row] = exact_C.min()
+            nearest[row] = self.among_C[exact_C == distances[row]].min()
         return nearest, distances
-    order_N, places = np.concatenate([among_C, asked_M]), len(among_C)
-    left = np.arange(len(asked_M))
-    quickest = quickest_precision()
-    for precision in PRECISIONS[PRECISIONS.index(quickest) :]:
-        if not len(left):
-            break
-        screen = Screen(vectors_ND, precision, order_N, stored=precision == quickest)
-        unproven = []
-        for start in range(0, len(left), 8 * ROWS):
-            rows = left[start : start + 8 * ROWS]
-            found = screen.nearest(places + rows, 1 + _SPARE, [Visit(None, 0, places)])
-            points_BK = np.where(found.places_BK < 0, len(vectors_ND), order_N[found.places_BK])
-            points_BK.sort(axis=1)  # so that the first of equals has the smallest number; none come last
-            there = points_BK < len(vectors_ND)
-            exact_BK = np.full(points_BK.shape, np.inf)
-            asked_BK = np.broadcast_to(asked_M[rows][:, None], points_BK.shape)
-            exact_BK[there] = pair_distances(vectors_ND, asked_BK[there], points_BK[there])
-            best_B = exact_BK.argmin(1)
-            at = np.arange(len(rows))
-            nearest[rows], distances[rows] = points_BK[at, best_B], exact_BK[at, best_B]
-            unproven.append(rows[distances[rows] >= found.floor_B])
-        left = np.concatenate(unproven)
-    for row in left.tolist():  # more equals than candidates
-        exact_C = pair_distances(vectors_ND, np.full(places, asked_M[row]), among_C)
-        distances[row] = exact_C.min()
-        nearest[row] = among_C[exact_C == distances[row]].min()
-    return nearest, distances
+
+    def _screened(self, rows_B: Ids, precision: Precision) -> tuple[Ids, Distances, npt.NDArray[np.bool_]]:
+        """Nearest of the candidates that screening in this precision finds, and whether no other can be nearer."""
+        screen, places, nobody = self._screen(precision), len(self.among_C), len(self.vectors_ND)
+        found = screen.nearest(places + rows_B, 1 + _SPARE, [Visit(None, 0, places)])
+        points_BK = np.where(found.places_BK < 0, nobody, self._order_N[found.places_BK])
+        points_BK.sort(axis=1)  # so that the first of equals has the smallest number; none come last
+        there = points_BK < nobody
+        exact_BK = np.full(points_BK.shape, np.inf)
+        asked_BK = np.broadcast_to(self.asked_M[rows_B][:, None], points_BK.shape)
+        exact_BK[there] = pair_distances(self.vectors_ND, asked_BK[there], points_BK[there])
+        best_B1 = exact_BK.argmin(1)[:, None]
+        distance_B = np.take_along_axis(exact_BK, best_B1, 1)[:, 0]
+        return np.take_along_axis(points_BK, best_B1, 1)[:, 0], distance_B, distance_B < found.floor_B
+
+    def _screen(self, precision: Precision) -> Screen:
+        if precision not in self._screens:
+            stored = precision == quickest_precision()
+            self._screens[precision] = Screen(self.vectors_ND, precision, self._order_N, stored=stored)
+        return self._screens[precision]
 
 
 def core_distances(

@@ -17,7 +17,7 @@ from scipy import sparse
 from raymedlt.clustering.fit import Clustering, cluster
 from raymedlt.clustering.model import medoids, members_of
 from raymedlt.clustering.neighbours import nearest_among
-from raymedlt.clustering.screening import Vectors
+from raymedlt.clustering.screening import Distances, Ids, Vectors
 from raymedlt.config import EnrichConfig
 from raymedlt.enrichment import guard
 from raymedlt.enrichment.cliques import as_bits
@@ -61,20 +61,30 @@ def clustering_seed(section: Section, config: EnrichConfig) -> int:
 
 
 def judge_section(
-    section: Section, vectors_KD: Vectors, clustering: Clustering, config: EnrichConfig, language: str
+    section: Section,
+    vectors_KD: Vectors,
+    clustering: Clustering,
+    config: EnrichConfig,
+    language: str,
+    nearest: tuple[Ids, Distances] | None = None,
 ) -> SectionFit:
-    """Judge each sentence, let clusters vote on their sign, offer noise a second chance."""
+    """Judge each sentence, let clusters vote on their sign, offer noise a second chance.
+
+    `nearest`: of every sentence in no cluster the nearest one in a cluster and its distance, as `nearest_among` finds
+    them (O(K^2) pairs) where they are not given.
+    """
     core = clustering.labels
     signs = [guard.judged(key, language)[0].sign for key in section.keys]
     clusters = int(core.max(initial=-1)) + 1
     cluster_signs, purity = _vote(core, signs, section.counts, clusters, config.graph.min_purity)
     labels, assigned = core.copy(), np.where(core >= 0, CORE, NOISE).astype(object)
-    if POLICIES[config.policy].second_chance:
+    if has_second_chances(config):
         noise = np.flatnonzero(core < 0)
+        points, distances = nearest or nearest_among(vectors_KD, noise, np.flatnonzero(core >= 0))
         labels[noise] = second_chances(
-            noise,
             [signs[number] for number in noise],
-            vectors_KD,
+            points,
+            distances,
             core,
             cluster_signs,
             config.clustering.second_chance,
@@ -85,29 +95,34 @@ def judge_section(
     )
 
 
+def has_second_chances(config: EnrichConfig) -> bool:
+    """Whether sentences in no cluster may join that of their nearest clustered sentence."""
+    return POLICIES[config.policy].second_chance and config.clustering.second_chance < 1
+
+
 def second_chances(
-    asked_M: npt.NDArray[np.int64],
     signs: list[str],
-    vectors_ND: Vectors,
+    nearest_M: Ids,
+    distances_M: Distances,
     core_N: npt.NDArray[np.int32],
     cluster_signs: list[str],
     cosine: float,
 ) -> npt.NDArray[np.int32]:
-    """Cluster of the nearest clustered sentence at `cosine` or above, int32 [M]; -1 where there is none.
+    """Cluster of the nearest clustered sentence at `cosine` or above, int32 [M]; -1 where there is none. At 1 none is.
 
     A sentence never joins a cluster of another sign, however near its words are: "there is a pleural effusion" lies at
-    cosine 0.71 from its denial. Every clustered sentence is looked at: O(M N) pairs, see `nearest_among`.
+    cosine 0.71 from its denial.
 
     Args:
-        asked_M: sentences that are in no cluster, and what their signs are.
+        signs: of the M sentences that are in no cluster.
+        nearest_M, distances_M: of each of them the nearest clustered sentence (-1: none), and its distance.
         core_N: clusters of all sentences, -1 for none.
     """
-    labels = np.full(len(asked_M), -1, np.int32)
+    labels = np.full(len(nearest_M), -1, np.int32)
     if cosine >= 1:
         return labels
-    nearest, distance = nearest_among(vectors_ND, asked_M, np.flatnonzero(core_N >= 0))
-    for number in np.flatnonzero((nearest >= 0) & (distance <= np.sqrt(2 - 2 * cosine))):
-        label = core_N[nearest[number]]
+    for number in np.flatnonzero((nearest_M >= 0) & (distances_M <= np.sqrt(2 - 2 * cosine))):
+        label = core_N[nearest_M[number]]
         if cluster_signs[label] in (signs[number], "mixed"):
             labels[number] = label
     return labels

@@ -13,8 +13,9 @@ import pytest
 from clustering_reference import blobs
 
 from raymedlt.clustering import fit as fit_module
-from raymedlt.clustering.distributed import NEIGHBOURS, SEARCH, RayFleet, fit_on_ray
+from raymedlt.clustering.distributed import NEAREST, NEIGHBOURS, SEARCH, RayFleet, fit_on_ray, nearest_on_ray
 from raymedlt.clustering.fit import Clustering, Settings, build_index, grow, hdbscan_fit
+from raymedlt.clustering.neighbours import nearest_among
 from raymedlt.ledger import Ledger
 from raymedlt.progress import Progress
 from raymedlt.runtime import Cluster
@@ -189,3 +190,23 @@ def test_workers_killed_in_each_phase_change_nothing(
             found = grow(index, fleet, EXACT)
     assert fleet.killed == 2
     same(found, alone)
+
+
+def test_nearest_on_ray_is_that_of_one_process_and_is_not_sought_again(
+    vectors: np.ndarray, local_ray: Cluster, tmp_path: Path
+):
+    asked = np.arange(0, POINTS, 3)
+    among = np.setdiff1d(np.arange(POINTS), asked)
+    nearest, distances = nearest_among(vectors, asked, among)
+    written = []
+    for _ in range(2):
+        with opened(tmp_path) as ledger:
+            found = nearest_on_ray(
+                vectors, asked, among, name="findings", ledger=ledger, progress=Progress(io.StringIO()), workers=2,
+                shard_points=120,
+            )  # fmt: skip
+            assert len(ledger.shards(NEAREST)) == 5
+        assert np.array_equal(found[0], nearest)
+        assert np.array_equal(found[1], distances)
+        written.append([path.stat().st_mtime_ns for path in sorted((tmp_path / "_work/nearest").iterdir())])
+    assert written[0] == written[1]

@@ -20,6 +20,7 @@ from enrichment_world import (
     text,
 )
 
+from raymedlt.clustering.neighbours import nearest_among
 from raymedlt.config import EnrichConfig, GraphConfig
 from raymedlt.enrichment.cliques import bits
 from raymedlt.enrichment.knowledge import NOISE, SECOND_CHANCE, second_chances
@@ -92,7 +93,8 @@ def chance(cosine: float, sign: str, cluster_sign: str) -> int:
     """The cluster that a sentence at this cosine of a clustered one joins."""
     vectors = np.concatenate([VECTORS, np.array([[cosine, np.sqrt(1 - cosine**2), 0, 0]], np.float32)])
     core = np.array([0, -1, -1, -1, -1], np.int32)
-    return int(second_chances(np.array([4]), [sign], vectors, core, [cluster_sign], 0.8)[0])
+    nearest, distance = nearest_among(vectors, np.array([4]), np.array([0]))
+    return int(second_chances([sign], nearest, distance, core, [cluster_sign], 0.8)[0])
 
 
 @pytest.mark.parametrize(

@@ -347,6 +347,18 @@ def test_ray_gives_the_same_bytes_as_threads(
     assert tables_of(tmp_path / "run") == tables_of(done.output)
 
 
+@pytest.mark.usefixtures("local_ray")
+def test_clustering_and_second_chances_that_ray_shares_give_the_same_bytes(done: Undisturbed, tmp_path: Path) -> None:
+    sparse = ("--clustering.min_samples", "8")  # leaves twelve sentences outside of clusters, and four join one
+    assert inside(*arguments_of(done.source, tmp_path / "threads", *sparse)) == 0
+    shared = ("--ray_from", "0", "--workers", "2", "--clustering.shard_points", "4")
+    assert inside(*arguments_of(done.source, tmp_path / "ray", *sparse, *shared)) == 0
+    assert marked(tmp_path / "ray", "neighbours")
+    assert len(marked(tmp_path / "ray", "nearest")) > 2
+    assert not marked(tmp_path / "threads", "nearest")
+    assert tables_of(tmp_path / "ray") == tables_of(tmp_path / "threads")
+
+
 def test_another_batch_size_keeps_the_clusters(done: Undisturbed, tmp_path: Path) -> None:
     """In the default precision: on a CPU a vector depends on its sentence alone, so not even a byte differs."""
     for batch in (7, 32):

@@ -17,6 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from raymedlt.clustering.neighbours import nearest_among
 from raymedlt.config import EnrichConfig
 from raymedlt.enrichment import guard
 from raymedlt.enrichment.audit.intervals import Share
@@ -110,11 +111,14 @@ def with_unseen(
     if not unseen:
         return knowledge
     known_count, new = len(findings.vectors), embed(unseen)
+    core = findings.clustering.labels
+    asked = np.arange(known_count, known_count + len(new))
+    nearest, distances = nearest_among(np.concatenate([findings.vectors, new]), asked, np.flatnonzero(core >= 0))
     labels = second_chances(
-        np.arange(known_count, known_count + len(new)),
         [guard.judged(key, knowledge.language)[0].sign for key in unseen],
-        np.concatenate([findings.vectors, new]),
-        np.concatenate([findings.clustering.labels, np.full(len(new), -1, np.int32)]),
+        nearest,
+        distances,
+        core,
         findings.cluster_signs,
         config.clustering.second_chance,
     )
