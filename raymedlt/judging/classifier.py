@@ -23,7 +23,7 @@ from raymedlt.evaluation.config import EvaluateConfig
 from raymedlt.images.splits import HEAD, MEDIUM, TAIL
 from raymedlt.judging.finished import FinishedRun
 from raymedlt.judging.judged import (
-    DIFFERENCES,
+    OF_MODELS,
     Judged,
     Measured,
     compared_figure,
@@ -286,7 +286,9 @@ def _group_blocks(measured: Sequence[Measured], images: int, patients: int) -> l
     caption = f"{counted(images, 'test image')} of {counted(patients, 'patient')}."
     return [
         scores_block(
-            measured, f"{caption} {DIFFERENCES}" if measured[0].difference is not None else caption, counted="Classes"
+            measured,
+            f"{caption} {OF_MODELS}" if measured[0].difference is not None else caption,
+            counted="Classes",
         )
     ]
 

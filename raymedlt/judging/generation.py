@@ -14,7 +14,7 @@ from raymedlt.evaluation.scores import COMPLETE, Evaluation, evaluate
 from raymedlt.finetuning.score_words import APART, NAMES, named
 from raymedlt.judging.finished import FinishedRun
 from raymedlt.judging.judged import (
-    DIFFERENCES,
+    OF_MODELS,
     Judged,
     Measured,
     compared_figure,
@@ -173,7 +173,7 @@ def _score_blocks(measured: Sequence[Measured], own: Evaluation, known: Known) -
         scores_block(
             measured,
             f"{counted(len(own.patients.number_N), 'report')} of {counted(own.patients.count, 'patient')}."
-            + (f" {DIFFERENCES}" if measured[0].difference is not None else ""),
+            + (f" {OF_MODELS}" if measured[0].difference is not None else ""),
         )
     ]
     if known.complete is not None:

@@ -21,6 +21,10 @@ DIFFERENCES = (
     " randomisation test, in which each patient's results change places by a coin. Many are looked at here: one in"
     " twenty is below .05 where nothing differs."
 )
+OF_MODELS = (
+    f"{DIFFERENCES} Compared are two models as they are: how far another seed of its training would have moved either is"
+    " not in the intervals, and may be as much."
+)
 
 
 @dataclass(frozen=True, kw_only=True)

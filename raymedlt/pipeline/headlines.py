@@ -15,7 +15,7 @@ from raymedlt.storage import Storage
 
 Figures = list[tuple[str, str]]
 _COMPARED = {
-    "evaluate-classifier": "Trained with the drawn images against without them: ",
+    "evaluate-classifier": "Trained with the drawn images against without them, once each: ",
     "evaluate-generation": "The rewarded model against the fine-tuned one: ",
 }
 """Of the other evaluations the run's own card says the outcome."""
