@@ -22,8 +22,8 @@ DIFFERENCES = (
     " twenty is below .05 where nothing differs."
 )
 OF_MODELS = (
-    f"{DIFFERENCES} Compared are two models as they are: how far another seed of its training would have moved either is"
-    " not in the intervals, and may be as much."
+    f"{DIFFERENCES} Compared are two models as they are: how far another seed of its training would have moved either"
+    " is not in the intervals, and may be as much."
 )
 
 
