@@ -121,8 +121,7 @@ def nearest_on_ray(
 
     question = content_hash(asked_M.tobytes(), among_C.tobytes())
     starts = range(0, len(asked_M), shard_points)
-    shards = {f"{name}-{question}-{number:05d}": np.arange(len(asked_M))[start : start + shard_points]
-              for number, start in enumerate(starts)}  # fmt: skip
+    shards = {f"{name}-{question}-{n:05d}": (at, min(at + shard_points, len(asked_M))) for n, at in enumerate(starts)}
     shared = ray.put((vectors_ND, asked_M, among_C)) if ledger.pending(NEAREST, list(shards)) else None
     run_shards(
         NEAREST,
@@ -133,7 +132,7 @@ def nearest_on_ray(
         ledger=ledger,
         actor_factory=functools.partial(_NearestShard, ledger.worker(), [shared], shards),
         unit="sentences",
-        units=lambda shard: len(shards[shard]),
+        units=lambda shard: shards[shard][1] - shards[shard][0],
     )
     tables = [ledger.storage.read_table(_nearest_file(shard)) for shard in shards]
     found = pa.concat_tables(tables)
@@ -143,14 +142,14 @@ def nearest_on_ray(
 class _NearestShard:
     """One worker: the nearest point for each of a shard's rows. `shared`: a reference to the three arrays."""
 
-    def __init__(self, handle: LedgerHandle, shared: list[Any], shards: dict[str, Ids]) -> None:
+    def __init__(self, handle: LedgerHandle, shared: list[Any], shards: dict[str, tuple[int, int]]) -> None:
         import ray
 
         self._handle, self._shards = handle, shards
         self._search = NearestAmong(*ray.get(shared[0]))
 
     def __call__(self, shard: str) -> dict[str, Any]:
-        nearest, distances = self._search(self._shards[shard])
+        nearest, distances = self._search(np.arange(*self._shards[shard]))
         table = pa.table({"nearest": nearest, "distance": distances})
         summary = {"points": len(nearest)}
         self._handle.commit(NEAREST, shard, [self._handle.storage.write_table(_nearest_file(shard), table)], summary)

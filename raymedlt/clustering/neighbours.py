@@ -328,7 +328,7 @@ class NearestAmong:
     """The nearest of some points, for any rows of others; what it holds serves every call.
 
     Exact, and the smaller number among equals, so an answer does not depend on what is asked beside it. All pairs are
-    screened in rounded form, about 2 ns of one core a pair; the few best are computed in float64, and rows for which
+    screened in rounded form, 2 to 4 ns of one core a pair; the few best are computed in float64, and rows for which
     that proves too little are screened again in the next better precision. Memory beside the vectors:
     2 (M + C) (D + 32) bytes.
 

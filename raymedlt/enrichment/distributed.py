@@ -63,6 +63,9 @@ from raymedlt.shards import ShardFunction
 from raymedlt.storage import Storage, content_hash
 
 _MANY_UNITS = 64  # pieces of input from which reading alone is worth starting Ray
+_PAIRS_WORTH_SHARING = (
+    50  # times shard_points^2: 3e9 pairs by default, five seconds of a core, as workers need to start
+)
 PAGE = "report.html"
 
 
@@ -327,9 +330,11 @@ class _Run:
     def _nearest(
         self, section: Section, vectors_KD: npt.NDArray[np.float32], clustering: Clustering
     ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]] | None:
-        """For `judge_section`, on Ray where there are enough sentences in no cluster to share."""
-        asked, size = np.flatnonzero(clustering.labels < 0), self.config.clustering.shard_points
-        if not (self.on_ray and has_second_chances(self.config) and len(asked) >= 2 * size):
+        """For `judge_section`, on Ray where there are enough pairs to share: else None, and it looks itself."""
+        asked, among = np.flatnonzero(clustering.labels < 0), np.flatnonzero(clustering.labels >= 0)
+        size = self.config.clustering.shard_points
+        worth_it = len(asked) >= 2 * size and len(asked) * len(among) >= _PAIRS_WORTH_SHARING * size**2
+        if not (self.on_ray and has_second_chances(self.config) and worth_it):
             return None
         from raymedlt.clustering.distributed import nearest_on_ray
 
@@ -337,7 +342,7 @@ class _Run:
         return nearest_on_ray(
             vectors_KD,
             asked,
-            np.flatnonzero(clustering.labels >= 0),
+            among,
             name=section.name,
             ledger=self.ledger,
             progress=self.progress,
