@@ -28,7 +28,7 @@ from raymedlt.judging.finished import FinishedRun
 from raymedlt.runreport.page import Picture
 from raymedlt.runreport.pictures import png, shrunk
 from raymedlt.schema import GENERATIONS, TEST
-from raymedlt.storage import Storage
+from raymedlt.storage import Storage, beside
 
 PICTURE_PIXELS = 384
 _IMAGES = "_work/images"
@@ -105,7 +105,7 @@ def known_of(run: FinishedRun, texts: Texts, clusters: str | None) -> Known:
     """Of the studies of these texts. clusters: folder of a cluster model that is given."""
     settings = run.settings
     aligned = "finetuned" in settings
-    place = (settings["finetuned"] or f"{run.uri.rstrip('/')}/finetune") if aligned else run.uri
+    place = (settings["finetuned"] or beside(run.uri, "finetune")) if aligned else run.uri
     model = _clusters(clusters, run, settings)
     base = _base(place)
     studies = None if base is None else base.studies()

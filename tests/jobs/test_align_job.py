@@ -20,9 +20,11 @@ from raymedlt import finetuning, schema
 from raymedlt.alignment.config import AlignConfig
 from raymedlt.alignment.running import describe, run
 from raymedlt.config import config_hash, hashed_part
+from raymedlt.evaluation.config import EvaluateConfig
 from raymedlt.finetuning.config import FinetuneConfig
 from raymedlt.finetuning.finished import open_finished
 from raymedlt.job import main
+from raymedlt.judging.running import run as evaluate
 from raymedlt.ledger import Ledger
 from raymedlt.parsing import parse
 from raymedlt.storage import Storage
@@ -195,6 +197,12 @@ def test_without_a_finished_run_one_is_made_beside_the_output(
     assert (tmp_path / "align" / "report.html").exists()
     made = digests(tmp_path / "finetune")
     assert "report.html" in made
+
+    judged = EvaluateConfig(
+        what="generation", run=str(tmp_path / "align"), output=str(tmp_path / "judged"), bootstrap=50
+    )
+    evaluate(judged)
+    assert "fine-tuning run aren't in" not in capsys.readouterr().err
 
     other = ["--rewards.use", "[exact_f1]", "--output", str(tmp_path / "other")]  # and the next one finds it
     assert main(AlignConfig, "python jobs/align.py", describe, run, [*SHORT, *other]) == 0
