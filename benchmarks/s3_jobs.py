@@ -36,21 +36,31 @@ TIMES = ("seconds", "workers", "scored", "shared", "hits", "misses", "deaths")
 
 
 def results(root: str, name: str) -> dict[str, str]:
-    """File -> sha256 of its content, without the place of the run and, in JSON, without times."""
+    """File -> sha256 of its content without the run's place and configuration's hash and, in JSON, without times."""
     from raymedlt.storage import Storage, below, sha256_of
 
     folder, found = Storage.of(below(root, name)), {}
-    for each in folder.list_files():
+    place = root.partition("?")[0].rstrip("/")  # what follows are settings of the connection
+    names = folder.list_files()
+    manifests = [json.loads(folder.read_bytes(each)) for each in names if each.endswith("manifest.json")]
+    hashes = [each["configuration"] for each in manifests if each.get("configuration")]  # of paths too
+    for each in names:
         if OF_THE_WAY.isdisjoint(each.split("/")) and each.rsplit("/", 1)[-1] not in WITH_TIMES:
-            data = folder.read_bytes(each).replace(root.encode(), b"ROOT")
+            data = folder.read_bytes(each).replace(place.encode(), b"ROOT")
+            for known in hashes:
+                data = data.replace(known.encode(), b"CONFIGURATION")
             found[each] = sha256_of(json.dumps(timeless(json.loads(data))).encode() if each.endswith(".json") else data)
     return found
+
+
+def _of_the_machine(key: str) -> bool:
+    return key.endswith((*TIMES, "configuration")) or key.startswith("seconds_")
 
 
 def timeless(value: Any) -> Any:
     """JSON without figures of time."""
     if isinstance(value, dict):
-        return {key: timeless(each) for key, each in value.items() if not key.endswith(TIMES)}
+        return {key: timeless(each) for key, each in value.items() if not _of_the_machine(key)}
     return [timeless(each) for each in value] if isinstance(value, list) else value
 
 
