@@ -49,8 +49,12 @@ def results(root: str, name: str) -> dict[str, str]:
             data = folder.read_bytes(each).replace(place.encode(), b"ROOT")
             for known in hashes:
                 data = data.replace(known.encode(), b"CONFIGURATION")
-            found[each] = sha256_of(json.dumps(timeless(json.loads(data))).encode() if each.endswith(".json") else data)
+            found[each] = sha256_of(_sorted(data) if each.endswith(".json") else data)
     return found
+
+
+def _sorted(data: bytes) -> bytes:
+    return json.dumps(timeless(json.loads(data)), sort_keys=True).encode()
 
 
 def _of_the_machine(key: str) -> bool:
