@@ -4,9 +4,9 @@ On OpenI (benchmarks/enrichment_levers.py; contradictions by the human codes, re
 
 | policy | reports given an addition | offers that contradict | hidden sentences recovered |
 |---|---|---|---|
-| paper | 7 % | 1.1 % | 18 % |
-| safe | 87 % | 0.17 % | 87 % |
-| safe, clustering.second_chance 1 (none) | 76 % | 0.07 % | 82 % |
+| paper | 7 % | 0.9 % | 18 % |
+| safe | 87 % | 0.23 % | 86 % |
+| safe, clustering.second_chance 1 (none) | 76 % | 0.08 % | 82 % |
 | strict | 35 % | 0.07 % | 65 % |
 """
 
