@@ -116,6 +116,15 @@ def nearest_on_ray(
 
     Every shard is committed in the ledger under a name that follows from its question. Each worker holds rounded forms
     of both kinds of points, 2 (M + C) (D + 32) bytes; a node has the vectors once.
+
+    Args:
+        vectors_ND: all vectors, float32 [N, D].
+        asked_M, among_C: points as in `nearest_among`, int64.
+        name: of these vectors within the run; part of shard names.
+
+    Raises:
+        RaymedltError: workers died more often than `ATTEMPTS` at one shard.
+        RunConflictError: another driver took the folder over.
     """
     import ray
 

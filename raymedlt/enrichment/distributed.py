@@ -63,9 +63,7 @@ from raymedlt.shards import ShardFunction
 from raymedlt.storage import Storage, content_hash
 
 _MANY_UNITS = 64  # pieces of input from which reading alone is worth starting Ray
-_PAIRS_WORTH_SHARING = (
-    50  # times shard_points^2: 3e9 pairs by default, five seconds of a core, as workers need to start
-)
+_PAIRS_WORTH_SHARING = 50  # x shard_points^2: 3e9 pairs by default, some five seconds of a core, a worker's start
 PAGE = "report.html"
 
 
