@@ -15,6 +15,11 @@ os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112 - or tests beside Ray's 
 import pytest
 
 
+def pytest_make_parametrize_id(val, argname):
+    """Bytes by their length: both processes must collect the same names, and a gzip header holds the time."""
+    return f"{len(val)} bytes" if isinstance(val, bytes) else None
+
+
 def pytest_collection_modifyitems(items):
     """Jobs first: their modules take longest, and what begins last should be short."""
     items.sort(key=lambda item: item.path.parent.name != "jobs")
