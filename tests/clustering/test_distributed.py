@@ -7,11 +7,13 @@ import os
 import signal
 import threading
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from clustering_reference import blobs
 
+from raymedlt.clustering import distributed
 from raymedlt.clustering import fit as fit_module
 from raymedlt.clustering.distributed import NEAREST, NEIGHBOURS, SEARCH, RayFleet, fit_on_ray, nearest_on_ray
 from raymedlt.clustering.fit import Clustering, Settings, build_index, grow, hdbscan_fit
@@ -210,3 +212,38 @@ def test_nearest_on_ray_is_that_of_one_process_and_is_not_sought_again(
         assert np.array_equal(found[1], distances)
         written.append([path.stat().st_mtime_ns for path in sorted((tmp_path / "_work/nearest").iterdir())])
     assert written[0] == written[1]
+
+
+@pytest.mark.parametrize("committed", [False, True])
+def test_a_worker_killed_while_it_seeks_the_nearest_is_replaced(
+    committed: bool, vectors: np.ndarray, local_ray: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    asked = np.arange(0, POINTS, 3)
+    among = np.setdiff1d(np.arange(POINTS), asked)
+    folder, calls = tmp_path / "run", tmp_path / "calls"
+
+    class Dying(distributed._NearestShard):
+        """The first worker that comes to the second shard is killed there, once."""
+
+        def __call__(self, shard: str) -> dict[str, Any]:
+            with calls.open("a") as file:
+                file.write(f"{shard}\n")
+            dies = shard.endswith("1") and calls.read_text().count(shard) == 1
+            if dies and not committed:
+                os.kill(os.getpid(), signal.SIGKILL)
+            summary = super().__call__(shard)
+            if dies:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return summary
+
+    monkeypatch.setattr(distributed, "_NearestShard", Dying)
+    with opened(folder) as ledger:
+        found = nearest_on_ray(
+            vectors, asked, among, name="findings", ledger=ledger, progress=Progress(io.StringIO()), workers=2,
+            shard_points=120,
+        )  # fmt: skip
+        shards = sorted(ledger.shards(NEAREST))
+    for ours, theirs in zip(found, nearest_among(vectors, asked, among), strict=True):
+        assert np.array_equal(ours, theirs)
+    begun = calls.read_text().split()
+    assert sorted(begun) == sorted(shards if committed else [*shards, shards[1]])  # again only what wasn't committed
