@@ -1,6 +1,6 @@
 """The whole way: enrich reports, draw rare X-rays, classify, fine-tune, align, evaluate; one page leads to all.
 
-python jobs/pipeline.py                                 # real OpenI reports and the phantom, offline, 20 minutes
+python jobs/pipeline.py                                 # real OpenI reports and the phantom, offline, 18 minutes
 python jobs/pipeline.py --describe                      # what would be done
 python jobs/pipeline.py --stages '[finetune,align]'     # only these; others stay as they are
 python jobs/pipeline.py --reports.path reports.csv --reports.format csv --images.path images --labels.path labels.csv

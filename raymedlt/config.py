@@ -87,8 +87,8 @@ class ClusteringConfig:
     """hdbscan: exact looks at every pair and proves every edge; certified looks at the cells near a point and measures
     what it may have missed. auto: exact below clustering.certified_from points."""
     certified_from: int = 300_000
-    """hdbscan, mode auto: from this many distinct sentences on, certified (exact takes a minute there, and 4 times as
-    long for twice as many)."""
+    """hdbscan, mode auto: from this many distinct sentences on, certified (exact takes two to three minutes of two
+    cores there, and 3 to 4 times as long for twice as many)."""
     recall: float = 0.995
     """hdbscan, certified: share of true neighbours that the cells must hold; measured on a sample."""
     shard_points: int = 8192

@@ -143,7 +143,7 @@ class AlignConfig:
 
     finetuned: str | None = None
     """Finished run folder of jobs/finetune.py: model, images and reports. Default: the folder `finetune` beside
-    `output`, which the job makes itself on the phantom if it isn't there (a quarter of an hour on two cores)."""
+    `output`, which the job makes itself on the phantom if it isn't there (11 minutes on two cores)."""
     rollouts: RolloutsConfig = field(default_factory=RolloutsConfig)
     """Rollouts."""
     rewards: RewardsConfig = field(default_factory=RewardsConfig)

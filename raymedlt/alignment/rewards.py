@@ -9,7 +9,8 @@ see `reading.score_sections`; a merely bad one is worth 0.
 
 * cluster_f1: SemEnrich's (arXiv 2604.09887). Sentences that aren't in the dictionary cost nothing, so a policy may add
   any of them; kept for comparison.
-* cluster_f1_strict: the default. Unknown, repeated and contradicting sentences cost (see `evaluation.clusters`).
+* cluster_f1_strict: part of the default, with finding_f1. Unknown, repeated and contradicting sentences cost (see
+  `evaluation.clusters`).
 * cluster_f1_weighted: the same with clusters weighted by severity (see `severity`).
 * exact_f1: of sentences, which count as the same where they are spelled alike; the paper's baseline.
 * finding_f1: of findings that the assertion rules read as present, without sides.

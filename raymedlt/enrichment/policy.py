@@ -1,6 +1,6 @@
 """What the three policies switch.
 
-On OpenI (benchmarks/enrichment_levers.py; contradictions by the human codes, recovery on unseen patients):
+On OpenI (benchmarks/enrichment_levers.py; contradictions by the human codes, recovery on unseen reports):
 
 | policy | reports given an addition | offers that contradict | hidden sentences recovered |
 |---|---|---|---|

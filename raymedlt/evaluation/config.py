@@ -91,7 +91,8 @@ class EvaluateConfig:
     run: str = "runs/enrich"
     """Folder or URI of the finished run: what its job was given as --output."""
     against: str | None = None
-    """Another finished run of the same kind: differences `run` - `against` on what both have, paired over patients."""
+    """Another finished run of the same kind: differences `run` - `against` on what both have, paired over patients
+    (synthesis: independent shares)."""
     parts: list[Part] = field(default_factory=lambda: list(PARTS))
     """enrichment: recovery: hide sentences and see whether they are offered back; contradiction: additions against
     label tables; injection: known errors offered to the guard; sheet: a sample for two readers."""

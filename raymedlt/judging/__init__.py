@@ -3,6 +3,8 @@
 finished.py    a finished run's tables, checked against its manifest
 judged.py      what every judge finds: scores, tables, sections of the page; and the blocks that they share
 generation.py  written reports
+texts.py       what a run wrote, and what is known of the studies
+readings.py    reports of two runs beside the original ones: those that differ most
 classifier.py  predictions
 synthesis.py   drawn images
 additions.py   two enrichment runs (one alone is audited: enrichment/audit)
