@@ -19,7 +19,8 @@ REPORTS = pa.schema(
     [
         ("report_id", pa.string()),  # unique in a run
         ("study_id", pa.string()),
-        ("patient_id", pa.string()),  # a string: parsing it as a number merges patients
+        # A string: parsing it as a number merges patients. Where the source doesn't say, the study's id.
+        ("patient_id", pa.string()),
         ("split", pa.string()),  # one of SPLITS; a source without splits is all "train"
         ("findings", pa.string()),
         ("impression", pa.string()),

@@ -82,14 +82,17 @@ def make_row(
     Args:
         row_id: names the row in its source, unique in a run.
         source: the file that it comes from, relative to what the user gave.
+        study_id: "" is the report's own id.
+        patient_id: "" is the study's id, as if each study were another patient's.
         split: as the source spells it; "" is "train".
         image_ids: ids, or paths relative to the images' root.
         max_chars: longest findings, impression or indication, in characters.
     """
+    study = study_id.strip() or report_id.strip()
     row = Row(
         report_id=report_id.strip(),
-        study_id=study_id.strip(),
-        patient_id=patient_id.strip(),
+        study_id=study,
+        patient_id=patient_id.strip() or study,
         split=_SPLITS.get(split.strip().lower(), ""),
         findings=findings.strip(),
         impression=impression.strip(),

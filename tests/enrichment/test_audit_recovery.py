@@ -19,7 +19,6 @@ from raymedlt.enrichment.audit.recovery import (
     Recovery,
     fold_of,
     hide_and_recover,
-    persons,
     score,
 )
 from raymedlt.errors import InputError
@@ -91,11 +90,6 @@ def test_patients_are_never_on_both_sides():
     assert {fold_of(by_report[report], 5) for report in held} == {0}
     assert found.scored == sum(fold_of(patient, 5) == 0 for patient in patients)
     assert found.fitted + found.scored == 200
-
-
-def test_a_report_without_patient_is_a_person_of_its_own():
-    reports = report_table(["No effusion.", "No effusion."], patient_id=["", "p"], study_id=["", "s"])
-    assert persons(reports) == ["r000", "p"]
 
 
 def test_one_patient_cannot_be_split():

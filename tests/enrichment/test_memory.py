@@ -84,10 +84,15 @@ def test_missing_columns_and_nulls_are_filled():
             "impression": "", "indication": "", "views": ["PA"], "image_ids": [], "labels": [], "language": "en",
         },
         {
-            "report_id": "8", "study_id": "s", "patient_id": "8", "split": "test", "findings": "",
+            "report_id": "8", "study_id": "s", "patient_id": "s", "split": "test", "findings": "",
             "impression": "", "indication": "", "views": [], "image_ids": [], "labels": [], "language": "en",
         },
     ]  # fmt: skip
+
+
+def test_a_report_without_patient_is_a_person_of_its_own():
+    reports = report_table(["No effusion."] * 3, patient_id=["", None, "p"], study_id=["", "s", "s"])
+    assert reports["patient_id"].to_pylist() == ["r000", "s", "p"]
 
 
 def test_the_commonest_language():

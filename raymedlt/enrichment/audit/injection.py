@@ -126,7 +126,7 @@ def _strangers(rows: Sequence[dict[str, Any]], seed: int) -> dict[str, dict[str,
 
     So the offers of a kind are as many as there are sentences of it, and not one sentence counted a thousand times.
     """
-    people = [row["patient_id"] or row["study_id"] or row["report_id"] for row in rows]
+    people = [row["patient_id"] for row in rows]
     pool: dict[str, dict[str, str]] = {}  # kind -> sentence -> person
     for row, person in zip(rows, people, strict=True):
         for sentence in split_sentences(row["findings"]):

@@ -67,12 +67,6 @@ def fold_of(person: str, folds: int) -> int:
     return int(hashlib.sha256(person.encode()).hexdigest(), 16) % folds
 
 
-def persons(reports: pa.Table) -> list[str]:
-    """Who each report is of: patient id, or study or report id where the source doesn't say."""
-    ids = zip(*(reports[name].to_pylist() for name in ("patient_id", "study_id", "report_id")), strict=True)
-    return [patient or study or report for patient, study, report in ids]
-
-
 def hide_and_recover(reports: pa.Table, config: EnrichConfig, embed: Embed, folds: int = 5) -> Recovery:
     """Learn from all folds but the first, score the first.
 
@@ -85,7 +79,7 @@ def hide_and_recover(reports: pa.Table, config: EnrichConfig, embed: Embed, fold
 
     Complexity: one clustering of the fitted part, plus O(hidden sentences x clusters of a report).
     """
-    part = np.array([fold_of(person, folds) for person in persons(reports)])
+    part = np.array([fold_of(person, folds) for person in reports["patient_id"].to_pylist()])
     fitted, held_out = reports.filter(pa.array(part != 0)), reports.filter(pa.array(part == 0))
     if not fitted.num_rows or not held_out.num_rows:
         raise InputError(

@@ -46,7 +46,7 @@ class TableReader:
     """One unit per file. A list in a CSV cell is written with "|" between its items.
 
     Only `report_id` and one of findings, impression, report, text must be there. `study_id` falls back to the report
-    id; `patient_id` stays "" when the source doesn't say.
+    id, `patient_id` to the study's.
     """
 
     format: str
@@ -126,7 +126,6 @@ class TableReader:
             sections = parse_sections(report)
             texts["findings"], texts["impression"] = sections["findings"], sections["impression"]
             texts["indication"] = texts["indication"] or sections["indication"]
-        texts["study_id"] = texts["study_id"] or texts["report_id"]
         texts["language"] = texts["language"] or self.language
         return make_row(
             row_id=row_id,
