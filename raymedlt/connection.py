@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 import pyarrow as pa
 import pyarrow.fs as pafs
 
+from raymedlt.again import same_command
 from raymedlt.errors import InputError, StorageError
 
 # Their folders are only prefixes of names: making one would leave an empty marker object behind.
@@ -27,7 +28,7 @@ def trouble(what: str, error: OSError) -> StorageError:
     return StorageError(
         f"{what} ({' '.join(str(error).split())})",
         "storage that is there, with room, and open to this user or role",
-        "free space, or check network and credentials, then give the same command again: finished work is kept",
+        f"free space, or check network and credentials, then give {same_command()} again: finished work is kept",
     )
 
 

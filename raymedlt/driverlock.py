@@ -5,7 +5,9 @@ another host (or in another container) counts as dead after `STALE_AFTER` second
 taking the lock is atomic. Object stores offer no such step through pyarrow: a driver writes the lock, waits
 `SETTLES_AFTER` seconds and has it if it is still its own. If another one's write took longer than that to arrive, both
 believe that they hold it until the next heartbeat, when one notices. That costs work, never results, since both would
-write the same bytes. Hosts are assumed to agree on the time within some seconds.
+write the same bytes. With --restart and another configuration they would not: workers of a driver that was killed
+moments ago may still commit a shard, so give them some seconds to end. Hosts are assumed to agree on the time within
+some seconds.
 """
 
 from __future__ import annotations

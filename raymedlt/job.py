@@ -11,6 +11,7 @@ import traceback
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+from raymedlt.again import same_command
 from raymedlt.errors import RaymedltError
 from raymedlt.parsing import parse
 
@@ -57,5 +58,5 @@ def _unexpected(error: Exception) -> str:
     message = str(error) if isinstance(error, _QUOTES_NO_REPORT) else "(message left out: it might quote a report)"
     return (
         f"{''.join(traceback.format_tb(error.__traceback__))}{type(error).__name__}: {message}\n"
-        "This looks like a bug in raymedlt or a library. Finished work is kept: the same command goes on from there."
+        f"This looks like a bug in raymedlt or a library. Finished work is kept: {same_command()} goes on from there."
     )

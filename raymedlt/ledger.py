@@ -1,6 +1,6 @@
 """Exactly once: which shards of a run are done. All state lies on the output storage, under `_ledger/`.
 
-    _ledger/run.json              what the run was started with: configuration, hashes, versions
+    _ledger/run.json              what the run was started with: job, configuration, hashes, versions
     _ledger/driver.json           the driver at work: host, process, heartbeat (see driverlock)
     _ledger/<stage>/<shard>.json  a shard is done: its files with size and sha256, and its summary
 
@@ -24,6 +24,7 @@ from raymedlt import __version__
 from raymedlt.driverlock import DriverLock
 from raymedlt.errors import ConsistencyError, InputError, RunConflictError
 from raymedlt.storage import FileEntry, Storage, sha256_of
+from raymedlt.versions import differences, versions_here
 
 FOLDER = "_ledger"
 RUN = f"{FOLDER}/run.json"
@@ -59,6 +60,10 @@ class LedgerHandle:
     """What a worker needs of the ledger: small and picklable."""
 
     storage: Storage
+
+    def began(self) -> bool:
+        """Whether there is a run where this process looks for it."""
+        return self.storage.exists(RUN)
 
     def marker(self, stage: str, shard: str) -> Marker | None:
         """The shard's marker if it is marked and every file of it exists with the marked size.
@@ -128,6 +133,7 @@ class Ledger:
         config_hash: str,
         config: Mapping[str, Any],
         data_hash: str,
+        job: str = "",
         restart: bool = False,
     ) -> Ledger:
         """Take the output folder for this run: new, or to be gone on with.
@@ -137,28 +143,43 @@ class Ledger:
             config_hash: hash of all that decides the result.
             config: the resolved configuration, nested or flat; kept to name what differs later. No report text.
             data_hash: hash of the input.
+            job: its name, such as "enrich".
             restart: first delete all that an earlier run left in the folder (hidden files ".x" stay).
 
         Raises:
             RunConflictError: another driver is at work here; the folder belongs to a run with another configuration,
-                other data or another version of raymedlt; or it holds files but no run.
+                other data or another version of raymedlt, or to another job; or it holds files but no run.
+            InputError: `storage` can't be a folder.
         """
-        known = storage.exists(RUN)
-        if not known:
-            _refuse_foreign_files(storage)
-        lock = DriverLock.acquire(storage, DRIVER)
+        try:
+            known = storage.exists(RUN)
+            if known:
+                _refuse_other_job(storage, json.loads(storage.read_bytes(RUN)), job)
+            else:
+                _refuse_foreign_files(storage)
+            lock = DriverLock.acquire(storage, DRIVER)
+        except OSError as error:
+            raise InputError(
+                f"'{storage.uri}' can't be the output folder ({error.strerror or type(error).__name__})",
+                "a folder, new or there, that this user may write to",
+                "give another --output",
+            ) from None
         try:
             if restart and known:
                 _delete_run(storage)
             run = {
+                "job": job,
                 "format": 1,
                 "config_hash": config_hash,
                 "data_hash": data_hash,
                 "config": json.loads(_dump(flatten(config))),
                 "versions": {"raymedlt": __version__},
+                "computed_with": [versions_here()],
             }
             if storage.exists(RUN):
-                _refuse_other_run(storage, json.loads(storage.read_bytes(RUN)), run)
+                old = json.loads(storage.read_bytes(RUN))
+                _refuse_other_run(storage, old, run)
+                _tell_other_versions(storage, old)
                 storage.delete_unfinished()
             else:
                 storage.write_bytes(RUN, _dump(run))
@@ -306,6 +327,29 @@ def _refuse_other_run(storage: Storage, old: Mapping[str, Any], new: Mapping[str
         "what the run was begun with",
         "give another --output, or --restart to delete what is there and begin anew",
     )
+
+
+def _refuse_other_job(storage: Storage, old: Mapping[str, Any], job: str) -> None:
+    if old.get("job", job) != job:
+        raise RunConflictError(
+            f"'{storage.uri}' belongs to a run of another job, {old['job'] or 'unnamed'}",
+            f"an empty or new folder, or one of {job or 'this job'}",
+            "give another --output, or delete the folder yourself",
+        )
+
+
+def _tell_other_versions(storage: Storage, old: Mapping[str, Any]) -> None:
+    """A run may go on with other libraries or a mended raymedlt, but not without a word: run.json keeps all of them."""
+    used = old.get("computed_with", [])
+    if versions_here() in used:
+        return
+    if used and (different := differences(used[-1], versions_here())):
+        _LOGGER.warning(
+            "this run was begun with other versions (then and now: %s): what is done already is kept, and the rest "
+            "may differ in its digits or rules; --restart computes all of it anew",
+            ", ".join(different),
+        )
+    storage.write_bytes(RUN, _dump({**old, "computed_with": [*used, versions_here()]}))
 
 
 def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:

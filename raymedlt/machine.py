@@ -49,7 +49,7 @@ def settle(
     """
     known = ledger.done(SETTLE, "machine")
     if known is None:
-        chosen = _device(device, replicas, key, connect)
+        chosen = choose_device(device, key, connect, replicas)
         cluster = connect() if connect is not None else None
         # On a cluster of several nodes the CPUs of this one say nothing about a replica's.
         several = cluster is not None and (cluster.nodes > 1 or cluster.grows)
@@ -79,10 +79,22 @@ def refuse_missing_gpu(device: str, key: str) -> None:
         )
 
 
-def _device(wanted: Literal["auto"] | Device, replicas: int, key: str, connect: Callable[[], Cluster] | None) -> Device:
+def choose_device(
+    wanted: Literal["auto"] | Device, key: str, connect: Callable[[], Cluster] | None = None, replicas: int = 1
+) -> Device:
+    """What was asked for; "auto" is a GPU where there is one for each replica.
+
+    Args:
+        key: section of the configuration that holds device (and replicas), for messages.
+        connect: joins the cluster that will do the work; None: this process does it.
+
+    Raises:
+        ConfigError: GPUs are asked for that aren't there.
+    """
     if connect is None:
         import torch
 
+        refuse_missing_gpu(wanted, key)
         if wanted == "auto":
             return "cuda" if torch.cuda.is_available() else "cpu"
         return wanted
@@ -92,8 +104,8 @@ def _device(wanted: Literal["auto"] | Device, replicas: int, key: str, connect: 
     if wanted == "cuda" and gpus < replicas:
         raise ConfigError(
             f"{key}.device is 'cuda', and the cluster has {gpus:g} GPUs",
-            f"one for each of {replicas} replicas",
-            f"give fewer --{key}.replicas, or --{key}.device cpu",
+            f"one for each of {replicas} replicas" if replicas > 1 else "at least one",
+            f"give fewer --{key}.replicas, or --{key}.device cpu" if replicas > 1 else f"give --{key}.device cpu",
         )
     return wanted
 

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from raymedlt.again import same_command
 from raymedlt.errors import RaymedltError, without_message
 from raymedlt.nodes import TRAINING, capacity
 from raymedlt.runtime import ATTEMPTS, worker_environment
@@ -78,7 +79,7 @@ def run_replicas(
     raise RaymedltError(
         f"training '{name}': Ray Train gave up after {ATTEMPTS} attempts without a new checkpoint ({kinds})",
         "replicas that live long enough for one checkpoint",
-        "look at Ray's logs, give fewer replicas if memory is short, and give the same command again to go on",
+        f"look at Ray's logs, give fewer replicas if memory is short, and give {same_command()} again to go on",
     ) from failed
 
 
@@ -124,15 +125,18 @@ def _fit(
     environment["RAY_TRAIN_ENABLE_PRINT_PATCH"] = "0"  # what a library prints and catches itself would be logged
 
     class Trainer(TorchTrainer):  # type: ignore[misc]
-        """Without the actor that asks for the controller's state every second.
+        """Without the actor that asks for the controller's state every second, and without a handler of Ctrl-C.
 
-        It gives back what a dead controller had reserved, as `_release` does, and complains all the time where there is
-        no dashboard or more than one Ray.
+        That actor gives back what a dead controller had reserved, as `_release` does, and complains all the time where
+        there is no dashboard or more than one Ray.
         """
 
         def _create_default_callbacks(self) -> list[Any]:
             made = super()._create_default_callbacks()
             return [each for each in made if type(each).__name__ != "PlacementGroupCleanerCallback"]
+
+        def _register_sigint_handler(self, controller: Any) -> None:
+            """Not Ray's, which ends with exit code 0 and stays after the training: see `runtime.graceful_stop`."""
 
     def replica() -> None:
         from ray.train.v2._internal.execution import context  # its logger is named by its file

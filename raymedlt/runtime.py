@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from types import FrameType
 from typing import Any
 
+from raymedlt.again import same_command
 from raymedlt.cpus import cpus
 from raymedlt.errors import InterruptedRun, RaymedltError
 from raymedlt.ledger import Ledger, LedgerHandle
@@ -160,27 +161,42 @@ def connect(workers: int, *, address: str | None = None) -> Iterator[Cluster]:
             ray.shutdown()
 
 
+class _Stopped(KeyboardInterrupt):
+    """A signal came. No Exception: what expects anything of a library must not take it for the library's.
+
+    And of KeyboardInterrupt's kind: the only one that Ray's own waiting lets through at once (`check_signals` in
+    _raylet.pyx drops all others, and goes on to wait).
+    """
+
+
 @contextlib.contextmanager
 def graceful_stop() -> Iterator[None]:
     """Turn the first SIGTERM or SIGINT into InterruptedRun, raised in the main thread; the second one kills.
 
-    May be entered before or after `connect`. In another thread than the main one it does nothing.
+    Inside, it is no Exception, and whatever a library makes of it, it is InterruptedRun in the end. May be entered
+    before or after `connect`. In another thread than the main one it does nothing.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
+    came: list[int] = []
 
     def first(number: int, frame: FrameType | None) -> None:
         for each in handled:
             signal.signal(each, signal.SIG_DFL)
-        raise InterruptedRun(
-            f"stopped by {signal.Signals(number).name}", "", "give the same command again: finished work is kept"
-        )
+        came.append(number)
+        raise _Stopped
 
     handled = (signal.SIGTERM, signal.SIGINT)
     before = {each: signal.signal(each, first) for each in handled}
     try:
         yield
+    except BaseException:
+        if not came:
+            raise
+        raise InterruptedRun(
+            f"stopped by {signal.Signals(came[0]).name}", "", f"give {same_command()} again: finished work is kept"
+        ) from None
     finally:
         for each, handler in before.items():
             signal.signal(each, handler)
@@ -304,16 +320,26 @@ def worker_deaths(stage: str) -> Iterator[None]:
         raise RaymedltError(
             f"stage '{stage}': Ray gave up ({type(error).__name__}) after {ATTEMPTS} attempts at a shard",
             "worker processes that live long enough to finish one shard",
-            "give fewer workers if memory is short, look at Ray's logs, and give the same command again to go on",
+            f"give fewer workers if memory is short, look at Ray's logs, and give {same_command()} again to go on",
         ) from error
 
 
 @contextlib.contextmanager
 def _signals_kept() -> Iterator[None]:
-    """ray.init replaces the handler of SIGTERM; put back what `graceful_stop` had installed."""
+    """ray.init replaces the handler of SIGTERM; put back what `graceful_stop` had installed.
+
+    Ray's own leaves by SystemExit: a signal while it starts is handed to the one that was there before.
+    """
     before = signal.getsignal(signal.SIGTERM)
-    yield
-    if before is not signal.SIG_DFL and threading.current_thread() is threading.main_thread():
+    if not callable(before) or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    try:
+        yield
+    except SystemExit:
+        before(signal.SIGTERM, None)
+        raise
+    finally:
         signal.signal(signal.SIGTERM, before)
 
 

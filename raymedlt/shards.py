@@ -7,13 +7,16 @@ every attempt writes the same bytes (see ledger).
 from __future__ import annotations
 
 import pickle
+import platform
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from functools import lru_cache
 from typing import Any
 
+from raymedlt.again import same_command
 from raymedlt.connection import trouble
-from raymedlt.errors import ConsistencyError, RaymedltError, without_message
+from raymedlt.errors import ConsistencyError, InputError, RaymedltError, without_message
 from raymedlt.heap import return_memory
 from raymedlt.ledger import Ledger, LedgerHandle
 from raymedlt.progress import Progress
@@ -81,6 +84,7 @@ def answer(stage: str, shard: str, handle: LedgerHandle, function: ShardFunction
     """A shard's row: errors travel as data, since Ray Data would log them with all their text."""
     try:
         check_worker()
+        _check_shared(handle)
         do_once(stage, shard, handle, function)
     except RaymedltError as error:
         return {"shard": shard, "error": pickle.dumps(error)}
@@ -89,6 +93,17 @@ def answer(stage: str, shard: str, handle: LedgerHandle, function: ShardFunction
     except Exception as error:
         return {"shard": shard, "error": pickle.dumps(without_message(f"{stage}/{shard}", error))}
     return {"shard": shard, "error": b""}
+
+
+@lru_cache(maxsize=16)
+def _check_shared(handle: LedgerHandle) -> None:
+    """Raise InputError where this worker's node doesn't see the run's folder. A look once per process and run."""
+    if not handle.began():
+        raise InputError(
+            f"a worker on '{platform.node()}' does not see the run in '{handle.storage.uri}'",
+            "an output that every node of the cluster reads and writes: s3://, gs://, abfs:// or a shared disk",
+            "give such an --output",
+        )
 
 
 def pending_of(stage: str, shards: Sequence[str], progress: Progress, ledger: Ledger) -> list[str]:
@@ -109,7 +124,7 @@ def summaries_of(stage: str, shards: Sequence[str], ledger: Ledger) -> dict[str,
         raise ConsistencyError(
             f"{len(lost)} of {len(shards)} shards of '{stage}' aren't done at its end, first '{lost[0]}'",
             "one commit per shard",
-            "give the same command again",
+            f"give {same_command()} again",
         )
     return {name: markers[name].summary for name in shards}
 

@@ -15,6 +15,7 @@ from raymedlt import driverlock
 from raymedlt.errors import ConsistencyError, InputError, RunConflictError
 from raymedlt.ledger import Ledger, flatten
 from raymedlt.storage import Storage
+from raymedlt.versions import versions_here
 
 
 @pytest.fixture
@@ -22,9 +23,9 @@ def local(tmp_path):
     return Storage.of(str(tmp_path / "out"))
 
 
-def start(storage, *, config=None, config_hash="c0", data_hash="d0", restart=False):
+def start(storage, *, config=None, config_hash="c0", data_hash="d0", job="", restart=False):
     config = {"seed": 0} if config is None else config
-    return Ledger.open(storage, config_hash=config_hash, config=config, data_hash=data_hash, restart=restart)
+    return Ledger.open(storage, config_hash=config_hash, config=config, data_hash=data_hash, job=job, restart=restart)
 
 
 def work(ledger, stage, shard, value=1):
@@ -174,6 +175,38 @@ def test_other_data_and_other_version_are_refused(storage):
     storage.write_bytes("_ledger/run.json", json.dumps(run).encode())
     with pytest.raises(RunConflictError, match=r'another version: raymedlt: "0.0.1" -> "'):
         start(storage)
+
+
+@pytest.mark.parametrize("restart", [False, True])
+def test_another_jobs_run_is_refused_and_untouched(storage, restart):
+    with start(storage, job="enrich") as ledger:
+        work(ledger, "embed", "s1")
+    before = storage.list_files()
+    with pytest.raises(RunConflictError, match="a run of another job, enrich"):
+        start(storage, job="classify", restart=restart)
+    assert storage.list_files() == before
+    with start(storage, job="enrich") as ledger:
+        assert ledger.done("embed", "s1") == {"rows": 1}
+
+
+def test_other_versions_go_on_with_a_word_and_are_kept(storage, monkeypatch, caplog):
+    with start(storage) as ledger:
+        work(ledger, "embed", "s1")
+    first = versions_here()
+    monkeypatch.setattr("raymedlt.ledger.versions_here", lambda: first | {"torch": "9.9"})
+    for _ in range(2):
+        with start(storage) as ledger:
+            assert ledger.done("embed", "s1") == {"rows": 1}
+    assert caplog.text.count(f"torch {first['torch']} and 9.9") == 1
+    assert json.loads(storage.read_bytes("_ledger/run.json"))["computed_with"] == [first, first | {"torch": "9.9"}]
+
+
+@pytest.mark.parametrize("folder", ["file", "file/run", "file/a/b"])
+def test_an_output_that_can_not_be_a_folder(folder, tmp_path):
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(InputError, match=r"can't be the output folder.*give another --output"):
+        start(Storage.of(str(tmp_path / folder)))
+    assert (tmp_path / "file").read_text() == "mine"
 
 
 def test_restart_deletes_what_the_run_made(storage):

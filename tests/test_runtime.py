@@ -17,7 +17,7 @@ from ray.util import placement_group_table
 from raymedlt.errors import ConsistencyError, InputError, InterruptedRun, RaymedltError
 from raymedlt.ledger import Ledger
 from raymedlt.progress import Progress
-from raymedlt.replicas import run_replicas
+from raymedlt.replicas import _release, run_replicas
 from raymedlt.runtime import (
     connect,
     graceful_stop,
@@ -266,6 +266,31 @@ def test_a_training_goes_on_after_its_controller_was_killed(local_ray, tmp_path)
     assert reserved() == []
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_stops_a_training_at_once(number, local_ray, tmp_path):
+    """Ray's waiting drops most exceptions of signal handlers; its own handler of Ctrl-C ends with exit code 0."""
+
+    def worker():
+        (tmp_path / "at work").touch()
+        time.sleep(60)
+        (tmp_path / "over").touch()
+
+    def interrupt():
+        while not (tmp_path / "at work").exists():
+            time.sleep(0.05)
+        os.kill(os.getpid(), number)
+
+    before = signal.getsignal(signal.SIGINT)
+    threading.Thread(target=interrupt, daemon=True).start()
+    try:
+        with pytest.raises(InterruptedRun, match=f"stopped by {number.name}"), graceful_stop():
+            replicas(worker, tmp_path / "run")
+    finally:
+        _release()  # a job ends here, and its replicas with it
+    assert not (tmp_path / "over").exists()
+    assert signal.getsignal(signal.SIGINT) == before
+
+
 def test_replicas_that_die_without_a_new_checkpoint_end_the_training(local_ray, tmp_path, monkeypatch):
     monkeypatch.setattr("raymedlt.replicas.ATTEMPTS", 1)
     with pytest.raises(RaymedltError, match="gave up after 1 attempts without a new checkpoint"):
@@ -353,6 +378,44 @@ def test_first_signal_interrupts(number):
     assert f"stopped by {signal.Signals(number).name}. To fix: give the same command again" in str(caught.value)
     assert caught.value.exit_code == 143
     assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
+
+
+def test_no_library_takes_a_signal_for_an_error_of_its_own():
+    def library():
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(5)
+        except Exception as error:
+            raise InputError("swallowed") from error
+
+    with pytest.raises(InterruptedRun), graceful_stop():
+        library()
+
+
+def test_what_comes_of_a_signal_is_the_stop():
+    with pytest.raises(InterruptedRun, match="stopped by SIGTERM"), graceful_stop():  # noqa: PT012
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(5)
+        finally:
+            raise ValueError
+
+
+def test_a_signal_while_ray_starts_is_a_stop(monkeypatch):
+    import ray
+
+    def init(**options):  # as Ray does: a handler of its own, which leaves by SystemExit
+        signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(number))
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(5)
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", init)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(InterruptedRun, match="stopped by SIGTERM"), graceful_stop(), connect(2):
+        pytest.fail("connected")
+    assert signal.getsignal(signal.SIGTERM) == before
 
 
 def test_second_signal_kills():

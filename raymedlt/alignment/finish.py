@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import shlex
-import sys
 import time
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -12,6 +10,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from raymedlt.again import command_line
 from raymedlt.alignment.account import Line, history_of
 from raymedlt.alignment.card import model_card, run_card
 from raymedlt.alignment.config import AlignConfig
@@ -77,7 +76,7 @@ def finish(outcome: Outcome, storage: Storage, ledger: Ledger, progress: Progres
         text = align_page(
             config=outcome.config, reports=reports, model=model, history=history, training=outcome.training,
             compared=compared, rewards=reports.rewards, warnings=alarms(history), seconds=dict(progress.timings),
-            where=outcome.where, folder=where, command=shlex.join(["python", *sys.argv]),
+            where=outcome.where, folder=where, command=command_line(),
             settings=flatten(asdict(outcome.config)), defaults=flatten(asdict(AlignConfig())),
         )  # fmt: skip
         metrics = {

@@ -96,6 +96,7 @@ def run(config: AlignConfig) -> str:
             config_hash=config_hash(config),
             config=hashed_part(config),
             data_hash=content_hash(base.content, *_clusters_content(config)),
+            job="align",
             restart=config.restart,
         ) as ledger,
         contextlib.ExitStack() as stack,

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import shlex
-import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from raymedlt import __version__
+from raymedlt.again import command_line
 from raymedlt.classifier.ablation import other_uses, variants
 from raymedlt.classifier.backbone import LITE0
 from raymedlt.classifier.config import ClassifyConfig, data_of
@@ -208,7 +207,7 @@ def _words(
     where = storage.uri.rstrip("/")
     page = classifier_page(
         report,
-        command=shlex.join(["python", *sys.argv]),
+        command=command_line(),
         paths={name: f"{where}/{name}" for name in ("predictions", "rejected")},
     )
     for warning in warnings_of(report):

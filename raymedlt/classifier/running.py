@@ -77,6 +77,7 @@ def run(config: ClassifyConfig) -> str:
             config_hash=config_hash(config),
             config=hashed_part(config),
             data_hash=finish.data_hash(config),
+            job="classify",
             restart=config.restart,
         ) as ledger,
         contextlib.ExitStack() as stack,

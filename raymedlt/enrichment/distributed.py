@@ -14,7 +14,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -54,8 +54,9 @@ from raymedlt.enrichment.stages import (
     vectors_of,
 )
 from raymedlt.enrichment.tables import clusters_table, edges_table, sentences_table
-from raymedlt.errors import InputError
+from raymedlt.errors import ConfigError, InputError
 from raymedlt.ledger import Ledger
+from raymedlt.machine import choose_device
 from raymedlt.progress import Progress
 from raymedlt.reports.readers import Reader, Unit, open_reader
 from raymedlt.runtime import Cluster, connect, private_by_default, run_shards, run_shards_locally
@@ -113,6 +114,7 @@ def run(config: EnrichConfig) -> str:
             config_hash=config_hash(config),
             config=hashed_part(config),
             data_hash=data_hash,
+            job="enrich",
             restart=config.restart,
         ) as ledger,
         contextlib.ExitStack() as stack,
@@ -235,6 +237,8 @@ class _Run:
             entry = self.storage.write_table(f"_work/keys/{shard}.parquet", pa.table({"sentence_key": chunks[shard]}))
             self.ledger.commit(KEYS, shard, [entry], {"sentences": len(chunks[shard])})
         precision = self._precision(keys)
+        if precision.device == "cuda" and self.ledger.pending(EMBED, chunks):
+            self._need_gpu()
         embedding = self.config.embedding
         # In one process batches run side by side inside a shard; a Ray worker has one thread for each shard.
         threads = 1 if self.on_ray else self.workers
@@ -257,6 +261,15 @@ class _Run:
         place = {key: number for number, key in enumerate(keys)}
         return {section.name: vectors[[place[key] for key in section.keys]] for section in sections}, precision
 
+    def _need_gpu(self) -> None:
+        """Of a run that began on a GPU and goes on somewhere else."""
+        if choose_device("auto", "embedding", self._connect if self.on_ray else None) == "cpu":
+            raise ConfigError(
+                "this run began on a GPU, and there is none here",
+                "one for the sentences that are still to be embedded: vectors of a CPU differ in their last digits",
+                "go on where there is a GPU, or begin in another --output with --embedding.device cpu",
+            )
+
     def _precision(self, keys: list[str]) -> PrecisionChoice:
         """Settled once per run, and kept: a run that goes on elsewhere must not mix precisions."""
         known = self.ledger.done("precision", "choice")
@@ -264,21 +277,13 @@ class _Run:
             sample = keys[:: max(1, len(keys) // 100)]
             embedding = self.config.embedding
             with self.progress.stage("load encoder"):
+                device = choose_device(embedding.device, "embedding", self._connect if self.on_ray else None)
                 choice = choose_precision(
-                    embedding.model, embedding.precision, sample, embedding.batch_sentences, self._device()
+                    embedding.model, embedding.precision, sample, embedding.batch_sentences, device
                 )
             known = dataclasses.asdict(choice)
             self.ledger.commit("precision", "choice", [], known)
         return PrecisionChoice(**known)
-
-    def _device(self) -> Literal["cpu", "cuda"]:
-        if self.config.embedding.device != "auto":
-            return self.config.embedding.device
-        if self.on_ray:
-            return "cuda" if self._connect().gpus else "cpu"
-        import torch
-
-        return "cuda" if torch.cuda.is_available() else "cpu"
 
     def _cluster(
         self,

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import shlex
-import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from importlib import metadata
@@ -13,6 +11,7 @@ from typing import Any
 import pyarrow as pa
 
 from raymedlt import __version__
+from raymedlt.again import command_line
 from raymedlt.config import EnrichConfig, config_hash, to_yaml
 from raymedlt.embedding.encoder import PrecisionChoice
 from raymedlt.enrichment.knowledge import Knowledge, SectionFit
@@ -204,7 +203,7 @@ def write_all(storage: Storage, ledger: Ledger, outcome: Outcome) -> list[FileEn
         precision=f"{outcome.precision.precision}: {outcome.precision.reason}",
         warnings=warnings_of(outcome),
         paths={name: f"{storage.uri.rstrip('/')}/{name}" for name in TABLES},
-        command=shlex.join(["python", *sys.argv]),
+        command=command_line(),
         about=f"{outcome.config.reports.path or 'The packaged reports'} ({outcome.config.reports.format}), "
         f"{outcome.seconds:.0f} s in this run, {outcome.workers} workers, {outcome.where}.",
     )
@@ -261,8 +260,8 @@ Policy: {outcome.config.policy}. Control: {outcome.config.control}. Variants: {o
 The texts are as private as the reports they were made from, and stand under the same licence. The additions state what
 is usual beside a report's own findings; nobody looked at the images. Not for diagnosis.
 
-The folders `_work` and `_ledger` let the same command go on where a run stopped; delete them when the run is done and
-will not be repeated.
+The folders `_work` and `_ledger` let the same command go on where a run stopped. They may be deleted when the run is
+done and will not be repeated. Afterwards the folder can only be read; a new run needs another `--output`.
 """
 
 

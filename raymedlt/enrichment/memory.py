@@ -21,7 +21,10 @@ from raymedlt.enrichment.knowledge import Knowledge, SectionFit, cluster_section
 from raymedlt.enrichment.tables import clusters_table, edges_table, sentences_table
 from raymedlt.enrichment.writing import write_reports
 from raymedlt.errors import InputError
+from raymedlt.machine import choose_device
 from raymedlt.schema import REPORTS, SPLITS, conform
+
+_FALLBACK = {"study_id": "report_id", "patient_id": "study_id"}
 
 Embed = Callable[[Sequence[str]], npt.NDArray[np.float32]]
 
@@ -45,8 +48,8 @@ def enrich(reports: pa.Table, config: EnrichConfig | None = None) -> EnrichmentR
 
     Args:
         reports: at least the columns report_id and findings or impression; the others of schema.REPORTS are filled in
-            (study_id and patient_id by report_id, split by "train", language by "en", texts and lists by nothing), and
-            so are nulls.
+            (study_id by report_id, patient_id by study_id, split by "train", language by "en", texts and lists by
+            nothing), and so are nulls and empty ids.
         config: default `EnrichConfig()`; its `reports`, `output` and job verbs are not looked at.
 
     Raises:
@@ -70,7 +73,11 @@ def enrich(reports: pa.Table, config: EnrichConfig | None = None) -> EnrichmentR
 
 
 class Embedder:
-    """The configured sentence encoder as a function of sentences; loads the model when first called."""
+    """The configured sentence encoder as a function of sentences; loads the model when first called.
+
+    Raises (when called):
+        ConfigError: a GPU is asked for, and this machine has none.
+    """
 
     def __init__(self, config: EnrichConfig) -> None:
         self.config = config
@@ -79,11 +86,12 @@ class Embedder:
     def choice(self) -> PrecisionChoice:
         """The precision, settled once."""
         options = self.config.embedding
-        return choose_precision(options.model, options.precision, batch_sentences=options.batch_sentences)
+        device = choose_device(options.device, "embedding")
+        return choose_precision(options.model, options.precision, (), options.batch_sentences, device)
 
     def __call__(self, sentences: Sequence[str]) -> npt.NDArray[np.float32]:
         options = self.config.embedding
-        encoder = load_encoder(options.model, self.choice.precision, options.batch_sentences, "cpu")
+        encoder = load_encoder(options.model, self.choice.precision, options.batch_sentences, self.choice.device)
         return encoder.encode(sentences, threads=self.config.workers or cpus())
 
 
@@ -105,10 +113,13 @@ def complete(reports: pa.Table) -> pa.Table:
     for name in REPORTS.names:
         field = REPORTS.field(name)
         if name in reports.column_names:
-            reports = _without_nulls(reports, name, [] if pa.types.is_list(field.type) else defaults.get(name, ""))
+            if name in _FALLBACK:
+                reports = _identified(reports, name)
+            else:
+                reports = _without_nulls(reports, name, [] if pa.types.is_list(field.type) else defaults.get(name, ""))
             continue
-        if name in ("study_id", "patient_id"):
-            column = reports["report_id"]
+        if name in _FALLBACK:
+            column = reports[_FALLBACK[name]]
         elif pa.types.is_list(field.type):
             column = pa.array([[]] * rows, field.type)
         else:
@@ -125,16 +136,18 @@ def complete(reports: pa.Table) -> pa.Table:
 
 
 def _without_nulls(reports: pa.Table, name: str, default: object) -> pa.Table:
-    """`reports` with `default` for the nulls of column `name`; study and patient ids by report id."""
+    """`reports` with `default` for the nulls of column `name`."""
     if not reports[name].null_count:
         return reports
-    column, ids = reports[name].to_pylist(), reports["report_id"].to_pylist()
-    filled: list[object]
-    if name in ("study_id", "patient_id"):
-        filled = [str(ids[row]) if cell is None else str(cell) for row, cell in enumerate(column)]
-    else:
-        filled = [default if cell is None else cell for cell in column]
+    filled = [default if cell is None else cell for cell in reports[name].to_pylist()]
     return reports.set_column(reports.column_names.index(name), name, pa.array(filled))
+
+
+def _identified(reports: pa.Table, name: str) -> pa.Table:
+    """`reports` with study or patient ids wherever there was none."""
+    column, fallback = reports[name].to_pylist(), reports[_FALLBACK[name]].to_pylist()
+    filled = [str(other if own is None or own == "" else own) for own, other in zip(column, fallback, strict=True)]
+    return reports.set_column(reports.column_names.index(name), name, pa.array(filled, pa.string()))
 
 
 def fit(reports: pa.Table, config: EnrichConfig, embed: Embed) -> tuple[Knowledge, list[SectionFit]]:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shlex
-import sys
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
@@ -16,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from raymedlt import __version__
+from raymedlt.again import command_line
 from raymedlt.config import config_hash, to_yaml
 from raymedlt.errors import ConsistencyError
 from raymedlt.evaluation.answers import split_answer
@@ -105,7 +104,7 @@ def finish(outcome: Outcome, data: Data, storage: Storage, ledger: Ledger, progr
         report = _report(outcome, scored, studies, texts, _pixels(outcome, data, storage), storage, progress)
         where = storage.uri.rstrip("/")
         text = finetune_page(
-            report, folder=where, command=shlex.join(["python", *sys.argv]),
+            report, folder=where, command=command_line(),
             paths={name: f"{where}/{name}" for name in ("generations", "rejected")},
         )  # fmt: skip
         timings = {"work": dict(progress.timings), "seconds_before_the_page_was_written": time.monotonic() - began}

@@ -7,12 +7,11 @@ work in one process, seconds to minutes: scores, tables and page are written tog
 from __future__ import annotations
 
 import json
-import shlex
-import sys
 import time
 from typing import Any
 
 from raymedlt import __version__
+from raymedlt.again import command_line
 from raymedlt.config import flatten, hashed_part, to_yaml
 from raymedlt.evaluation.config import EvaluateConfig
 from raymedlt.judging.finished import FinishedRun, open_finished
@@ -81,7 +80,9 @@ def run(config: EvaluateConfig) -> str:
     storage = Storage.of(config.output)
     content = content_hash(run.content, against.content if against is not None else "")
     page = f"{storage.uri.rstrip('/')}/{PAGE}"
-    with Ledger.open(storage, config_hash=digest, config=decisive, data_hash=content, restart=config.restart) as ledger:
+    with Ledger.open(
+        storage, config_hash=digest, config=decisive, data_hash=content, job="evaluate", restart=config.restart
+    ) as ledger:
         if ledger.done(STAGE, "page") is not None:
             progress.skip(STAGE, "already done")
             return page
@@ -185,7 +186,7 @@ def _page(config: EvaluateConfig, judged: Judged, run: FinishedRun, against: Fin
             Section(title="Configuration", blocks=configuration_blocks(settings, usual)),
         ],
         config_hash=digest,
-        resume=shlex.join(["python", *sys.argv]),
+        resume=command_line(),
     )
 
 

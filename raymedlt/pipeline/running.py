@@ -14,7 +14,6 @@ from __future__ import annotations
 import contextlib
 import json
 import resource
-import shlex
 import signal
 import subprocess
 import sys
@@ -25,14 +24,18 @@ from pathlib import Path
 from typing import Any
 
 from raymedlt import __version__
+from raymedlt.again import command_line, same_command
 from raymedlt.config import config_hash, to_yaml
 from raymedlt.errors import InputError, InterruptedRun, RaymedltError
+from raymedlt.images.config import DataConfig, ImageLabelsConfig
+from raymedlt.images.stages import data_parts
 from raymedlt.ledger import Ledger
 from raymedlt.pipeline.config import PipelineConfig
 from raymedlt.pipeline.headlines import Headline, accepted_images, headline
 from raymedlt.pipeline.page import Shown, pipeline_page
 from raymedlt.pipeline.steps import Step, steps_of
 from raymedlt.progress import Progress
+from raymedlt.reports.readers import open_reader
 from raymedlt.runtime import private_by_default
 from raymedlt.storage import FileEntry, Storage, content_hash, sha256_of
 
@@ -70,7 +73,7 @@ def run(config: PipelineConfig) -> str:
     private_by_default()
     storage = Storage.of(config.output)
     # Each job compares its own configuration and data with those of its folder.
-    with Ledger.open(storage, config_hash="pipeline", config={}, data_hash="pipeline") as ledger:
+    with Ledger.open(storage, config_hash="pipeline", config={}, data_hash="pipeline", job="pipeline") as ledger:
         return Pipeline(config, storage, ledger).work()
 
 
@@ -115,7 +118,7 @@ class Pipeline:
     def _state(self, step: Step) -> dict[str, Any]:
         """What is kept of a finished step."""
         manifests = {name: self._manifest(name) for name in (step.name, *step.needs)}
-        return {"configuration": config_hash(step.config), "manifests": manifests}
+        return {"configuration": config_hash(step.config), "inputs": inputs_hash(step), "manifests": manifests}
 
     def _manifest(self, name: str) -> str:
         file = f"{name}/{MANIFEST}"
@@ -123,15 +126,19 @@ class Pipeline:
 
     def _do(self, step: Step) -> None:
         """Run the job to its end and remember that."""
-        entry = self.storage.write_bytes(f"configs/{step.name}.yaml", to_yaml(step.config).encode())
+        file = f"configs/{step.name}.yaml"
+        before = self.storage.read_bytes(file) if self.storage.exists(file) else None
+        entry = self.storage.write_bytes(file, to_yaml(step.config).encode())
         began, used = time.monotonic(), _cpu_seconds()
         try:
             code = self._start(step)
         finally:
             self._add_time(step.name, time.monotonic() - began, _cpu_seconds() - used)
         if code == STOPPED:
-            raise InterruptedRun(f"step '{step.name}' was stopped", "", "give the same command again: it goes on")
+            raise InterruptedRun(f"step '{step.name}' was stopped", "", f"give {same_command()} again: it goes on")
         if code != 0:
+            if before is not None:  # what lies in the step's folder was made with that
+                self.storage.write_bytes(file, before)
             self.write_page(failed=step.name)
             raise _failed(step, code)
         self.ledger.commit(STEP, step.name, [entry], self._state(step))
@@ -168,7 +175,7 @@ class Pipeline:
         """The page as things stand, and what lies beside it."""
         shown = [self._shown(step, failed) for step in self.steps]
         figures = {each.step.name: dict(each.headline.figures) for each in shown if each.headline is not None}
-        page = pipeline_page(self.config, shown, command=shlex.join(["python", *sys.argv]))
+        page = pipeline_page(self.config, shown, command=command_line())
         entries: list[FileEntry] = [
             self.storage.write_bytes(PAGE, page.encode()),
             self.storage.write_bytes("metrics.json", _json(figures)),
@@ -197,13 +204,26 @@ class Pipeline:
         return Shown(step=step, state=state, headline=found, seconds=times.get("seconds", 0.0))
 
 
+def inputs_hash(step: Step) -> str:
+    """Of what the job reads beside earlier steps' results, as its ledger tells inputs apart; not of weights."""
+    config = step.config
+    if step.stage == "enrich":
+        source = config.reports
+        reader = open_reader(source.path, source.format, source.columns, source.language, source.max_chars)
+        return content_hash(*(part for unit in reader.units() for part in (unit.name, unit.fingerprint)))
+    if step.stage in ("synthesize", "classify", "finetune"):
+        labels = ImageLabelsConfig() if step.stage == "finetune" else config.labels
+        return content_hash(*data_parts(DataConfig(images=config.images, labels=labels), config.output))
+    return content_hash()
+
+
 def _failed(step: Step, code: int) -> RaymedltError:
     kind = InputError if code == InputError.exit_code else RaymedltError
     killed = f" ({signal.Signals(-code).name}; short of memory?)" if code < 0 else ""
     return kind(
         f"step '{step.name}' failed with exit code {code}{killed}; jobs/{step.stage}.py says why above",
         "exit code 0",
-        f"mend that and give the same command again: finished steps are kept. A changed section `{step.stage}` begins "
+        f"mend that and give {same_command()} again: finished steps are kept. A changed section `{step.stage}` begins "
         f"its jobs anew with --restart --stages '[{step.stage}]'; the stages behind it then need the same",
     )
 

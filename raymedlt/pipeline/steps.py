@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from raymedlt.pipeline.config import PipelineConfig, Stage
+from raymedlt.storage import below as in_folder
 
 REAL_ONLY = "classify-real"
 """The classifier without drawn images, which the one with them is held against."""
@@ -32,10 +33,9 @@ class Step:
 
 def steps_of(config: PipelineConfig) -> list[Step]:
     """All steps in their order, also those of stages that are not asked for."""
-    root = config.output.rstrip("/")
 
     def at(name: str) -> str:
-        return f"{root}/{name}"
+        return in_folder(config.output, name)
 
     shared: dict[str, Any] = {"seed": config.seed, "workers": config.workers}
     pictures: dict[str, Any] = {

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shlex
-import sys
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -14,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from raymedlt import __version__
+from raymedlt.again import command_line
 from raymedlt.config import config_hash, to_yaml
 from raymedlt.cpus import use_threads
 from raymedlt.errors import ConsistencyError
@@ -80,7 +79,7 @@ def finish(outcome: Outcome, gate: Gate, storage: Storage, ledger: Ledger, progr
         report = _report(outcome, found, gate, examples, storage, ledger, progress)
         where = storage.uri.rstrip("/")
         text = synthesis_page(
-            report, folder=where, command=shlex.join(["python", *sys.argv]),
+            report, folder=where, command=command_line(),
             paths={name: f"{where}/{name}" for name in ("images", "plan", "rejected")},
         )  # fmt: skip
         timings = {"work": dict(progress.timings), "seconds_before_the_page_was_written": time.monotonic() - began}

@@ -75,6 +75,7 @@ def run(config: SynthesizeConfig) -> str:
             config_hash=config_hash(config),
             config=hashed_part(config),
             data_hash=data_hash(config),
+            job="synthesize",
             restart=config.restart,
         ) as ledger,
         contextlib.ExitStack() as stack,

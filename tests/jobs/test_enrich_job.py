@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+import torch
 from runs import (
     ABNORMAL,
     IMPRESSIONS,
@@ -269,6 +270,28 @@ def test_a_lost_file_is_made_again(done: Undisturbed, copy: Path) -> None:
     sorted((copy / "enriched").iterdir())[3].unlink()
     assert inside(*arguments_of(done.source, copy)) == 0
     assert tables_of(copy) == tables_of(done.output)
+
+
+def test_a_run_that_began_on_a_gpu_needs_one(done: Undisturbed, copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    settled = copy / "_ledger" / "precision" / "choice.json"
+    settled.write_text(settled.read_text().replace('"cpu"', '"cuda"'))
+    assert inside(*arguments_of(done.source, copy)) == 0, "nothing is left to be embedded"
+    next((copy / "_work" / "vectors").iterdir()).unlink()
+    capsys.readouterr()
+    code = inside(*arguments_of(done.source, copy))
+    if torch.cuda.is_available():
+        assert code == 0
+    else:
+        assert code == 2
+        assert "this run began on a GPU, and there is none here" in capsys.readouterr().err
+
+
+def test_without_a_gpu_none_can_be_asked_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a GPU")
+    source = small_reports(tmp_path / "small.csv", 5)
+    assert inside(*arguments_of(source, tmp_path / "run", "--embedding.device", "cuda")) == 2
+    assert "embedding.device is 'cuda', and this machine has no GPU" in capsys.readouterr().err
 
 
 def test_a_changed_configuration_is_refused_by_key(

@@ -27,7 +27,7 @@ from raymedlt.parsing import parse
 from raymedlt.pipeline.config import STAGES, PipelineConfig
 from raymedlt.pipeline.headlines import Headline
 from raymedlt.pipeline.page import Shown, pipeline_page
-from raymedlt.pipeline.running import Pipeline, describe, run
+from raymedlt.pipeline.running import Pipeline, describe, inputs_hash, run
 from raymedlt.pipeline.steps import steps_of
 from raymedlt.storage import Storage
 
@@ -100,9 +100,22 @@ def test_stopped_gone_on_with_and_failing(tmp_path: Path, capsys: pytest.Capture
     assert {"report.html", "configs/enrich.yaml", "configs/evaluate-enrichment.yaml"} <= listed.keys()
 
     # A changed section is refused by its job, and the page says that what is there is of another configuration.
+    kept = (output / "configs" / "enrich.yaml").read_bytes()
     assert inside(*words, "--stages", "[enrich]", "--enrich.variants", "2") == 2
     assert "--restart --stages '[enrich]'" in capsys.readouterr().err
     assert "of an earlier configuration" in (output / "report.html").read_text()
+    assert (output / "configs" / "enrich.yaml").read_bytes() == kept
+    assert inside(*words, "--stages", "[enrich]") == 0
+    assert "already done" in capsys.readouterr().err
+
+    # So are changed reports.
+    lines = whole.source.read_text().splitlines(keepends=True)
+    source = tmp_path / "fewer.csv"
+    source.write_text("".join(lines[:-1]))
+    assert inside(*words_of(source, output), "--stages", "[enrich]") == 2
+    told = capsys.readouterr().err
+    assert "already done" not in told
+    assert "step 'enrich' failed with exit code 2" in told
 
 
 # What is run, and with what
@@ -138,6 +151,35 @@ def test_steps_stay_done_however_the_folder_is_named(tmp_path: Path, monkeypatch
     assert len(ways[0]) == 10
     for one, other in zip(*ways, strict=True):
         assert config_hash(one.config) == config_hash(other.config), one.name
+
+
+def test_settings_in_the_outputs_uri_stay_behind_each_folder():
+    output = "s3://bucket/run?scheme=http&endpoint_override=localhost%3A9"
+    steps = {step.name: step for step in steps_of(configured("--output", output))}
+    assert steps["enrich"].config.output == "s3://bucket/run/enrich?scheme=http&endpoint_override=localhost%3A9"
+    assert steps["align"].config.finetuned == steps["finetune"].config.output
+
+
+def test_changed_reports_images_or_labels_are_other_inputs(tmp_path: Path):
+    reports, labels, image = tmp_path / "r.csv", tmp_path / "l.csv", tmp_path / "i" / "a.png"
+    image.parent.mkdir()
+    for path, text in ((reports, "report_id,findings\n1,Clear.\n"), (labels, "image\n"), (image, "x")):
+        path.write_text(text)
+    words = ["--reports.path", str(reports), "--reports.format", "csv", "--images.path", str(image.parent)]
+    steps = steps_of(configured("--output", str(tmp_path / "out"), *words, "--labels.path", str(labels)))
+
+    def now() -> dict[str, str]:
+        return {step.name: inputs_hash(step) for step in steps}
+
+    def changed(path: Path) -> set[str]:
+        before = now()
+        path.write_text(path.read_text() + "\n")
+        after = now()
+        return {name for name in before if before[name] != after[name]}
+
+    assert changed(reports) == {"enrich"}
+    assert changed(labels) == {"synthesize", "classify-real", "classify"}
+    assert changed(image) == {"synthesize", "classify-real", "classify", "finetune"}
 
 
 def test_own_images_go_through_all_jobs():

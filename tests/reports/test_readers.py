@@ -384,13 +384,11 @@ def test_folder_glob_and_uri(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert ids("*.csv") == ids("1.csv") == ["a/1.csv"]
 
 
-def test_unit_fingerprint_follows_the_content(tmp_path: Path) -> None:
+def test_units_of_a_file(tmp_path: Path) -> None:
     path = write(tmp_path / "r.csv", RECORDS)
     unit = open_reader(str(path), "csv").units()[0]
     assert (unit.name, unit.files) == ("r.csv", ("r.csv",))
     assert open_reader(str(path), "csv").units()[0] == unit
-    os.utime(path, ns=(1, 1))
-    assert open_reader(str(path), "csv").units()[0].fingerprint != unit.fingerprint
 
 
 def test_batches_are_bounded_in_rows_and_characters(tmp_path: Path) -> None:
@@ -426,3 +424,33 @@ def test_a_path_that_is_not_there(name: str, tmp_path: Path) -> None:
         open_reader(str(tmp_path / "nowhere"), name)
     with pytest.raises(InputError, match=r"no .*(file|report)"):
         open_reader(str(tmp_path), name).units()
+
+
+def test_a_copy_is_the_same_input_and_a_change_of_equal_size_is_not(tmp_path: Path) -> None:
+    marks = []
+    for number, text in enumerate(("Clear lungs.", "Clear lungs.", "Clear lunga.")):
+        path = write(tmp_path / str(number) / "r.csv", [{"report_id": "a", "findings": text}])
+        os.utime(path, (number, number))
+        marks.append([unit.fingerprint for unit in open_reader(str(path), "csv").units()])
+    assert marks[0] == marks[1] != marks[2]
+
+
+def test_output_folders_among_the_sources_are_no_input(tmp_path: Path) -> None:
+    write(tmp_path / "mine" / "r.parquet", RECORDS)
+    write(tmp_path / "runs" / "enrich" / "enriched" / "x.parquet", RECORDS)
+    assert len(open_reader(str(tmp_path), "parquet").units()) == 2
+    (tmp_path / "runs" / "enrich" / "_ledger").mkdir()
+    (tmp_path / "runs" / "enrich" / "_ledger" / "run.json").write_text("{}")
+    assert [unit.name for unit in open_reader(str(tmp_path), "parquet").units()] == ["mine/r.parquet"]
+    assert len(open_reader(str(tmp_path / "runs" / "enrich" / "enriched"), "parquet").units()) == 1
+
+
+def test_without_patient_ids_each_study_is_another_patients(tmp_path: Path) -> None:
+    records = [
+        {"report_id": "a", "study_id": "", "patient_id": "", "findings": "Clear."},
+        {"report_id": "b", "study_id": "s", "patient_id": "", "findings": "Clear."},
+        {"report_id": "c", "study_id": "s", "patient_id": "p", "findings": "Clear."},
+    ]
+    rows = rows_of(open_reader(str(write(tmp_path / "r.csv", records)), "csv"))
+    assert [row["study_id"] for row in rows] == ["a", "s", "s"]
+    assert [row["patient_id"] for row in rows] == ["a", "s", "p"]

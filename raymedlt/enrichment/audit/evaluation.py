@@ -8,14 +8,13 @@ again, since people write into it; the page is written anew each time.
 from __future__ import annotations
 
 import json
-import shlex
-import sys
 from collections.abc import Callable
 from typing import Any
 
 import pyarrow as pa
 
 from raymedlt import __version__
+from raymedlt.again import command_line
 from raymedlt.config import hashed_part, to_yaml
 from raymedlt.enrichment.audit import contradiction, errors, injection, page, parts, readback, recovery, sheet
 from raymedlt.enrichment.audit.finished import MANIFEST, FinishedRun, open_run
@@ -104,8 +103,9 @@ def run(config: EvaluateConfig) -> str:
     digest = content_hash(json.dumps(decisive, sort_keys=True))
     storage = Storage.of(config.output)
     with Ledger.open(
-        storage, config_hash=digest, config=decisive, data_hash=content_hash(*inputs), restart=config.restart
-    ) as ledger:
+        storage, config_hash=digest, config=decisive, data_hash=content_hash(*inputs), job="evaluate",
+        restart=config.restart,
+    ) as ledger:  # fmt: skip
         return _Audit(config, source, storage, ledger, progress, digest).work()
 
 
@@ -266,7 +266,7 @@ class _Audit:
                 warnings=warnings,
                 paths={name: f"{root}/{path}" for name, path in names.items()},
                 config_hash=self.digest,
-                command=shlex.join(["python", *sys.argv]),
+                command=command_line(),
             )
         )
         result = {

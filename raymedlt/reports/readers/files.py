@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 import io
 import re
 import zlib
@@ -13,6 +14,7 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 
 from raymedlt.errors import InputError
+from raymedlt.ledger import RUN
 from raymedlt.storage import Storage, content_hash, folder_and_name
 
 UNPACKED_FREELY = 64 * 2**20
@@ -26,8 +28,9 @@ def locate(path: str, suffixes: Sequence[str] = ()) -> tuple[Storage, tuple[str,
     """The files that `path` (a file, a folder, a glob; local or a URI) means.
 
     Returns:
-        A storage and the sorted names in it. In a folder only files with one of `suffixes` count. "*" and "?" in a
-        glob stay inside one folder, "**" doesn't; in a URI "?" is no wildcard but begins the query.
+        A storage and the sorted names in it. In a folder only files with one of `suffixes` count, and nothing in output
+        folders of jobs. "*" and "?" in a glob stay inside one folder, "**" doesn't; in a URI "?" is no wildcard but
+        begins the query.
 
     Raises:
         InputError: nothing there, or nothing that fits.
@@ -38,7 +41,7 @@ def locate(path: str, suffixes: Sequence[str] = ()) -> tuple[Storage, tuple[str,
         storage, name = folder_and_name(path)
         return storage, (name,)
     if kind == pafs.FileType.Directory:
-        names = tuple(name for name in storage.list_files() if name.lower().endswith(tuple(suffixes)))
+        names = tuple(name for name in _outside_runs(storage) if name.lower().endswith(tuple(suffixes)))
         if not names:
             raise InputError(f"no {' or '.join(suffixes)} file in '{storage.uri}'", "at least one", _CHECK_PATH)
         return storage, names
@@ -55,6 +58,13 @@ def locate(path: str, suffixes: Sequence[str] = ()) -> tuple[Storage, tuple[str,
     return storage, names
 
 
+def _outside_runs(storage: Storage) -> list[str]:
+    """The files of a folder but for those in output folders below it, or the second call would read the first's."""
+    names = storage.list_files()
+    runs = tuple(name.removesuffix(RUN) for name in names if name.endswith(f"/{RUN}"))
+    return [name for name in names if not name.startswith(runs)]
+
+
 def _glob_pattern(glob: str) -> re.Pattern[str]:
     wild = {"**/": "(?:.*/)?", "**": ".*", "*": "[^/]*", "?": "[^/]"}
     tokens = re.split(r"(\*\*/|\*\*|\*|\?|\[[^\]]+\])", glob)
@@ -62,7 +72,10 @@ def _glob_pattern(glob: str) -> re.Pattern[str]:
 
 
 def fingerprint(storage: Storage, names: Sequence[str]) -> str:
-    """Hash of (name, size, modification time) of each file: 16 hexadecimal digits. One request per file.
+    """Hash of the files' names and content: 16 hexadecimal digits.
+
+    Content of local files is read (a copy on the next machine is the same input, and so it is when it was unpacked
+    anew); on object stores size and modification time stand for it, one request per file.
 
     Raises:
         InputError: a file is gone.
@@ -71,8 +84,13 @@ def fingerprint(storage: Storage, names: Sequence[str]) -> str:
     for name, info in zip(names, storage.filesystem.get_file_info([storage.path(name) for name in names]), strict=True):
         if info.type != pafs.FileType.File:
             raise InputError(f"the file '{name}' is gone", "the same files during a run", "run again")
-        parts += [name, info.size, info.mtime_ns or 0]
+        parts += [name, info.size, _digest(info.path) if storage.is_local else info.mtime_ns or 0]
     return content_hash(*parts)
+
+
+def _digest(path: str) -> bytes:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "blake2b").digest()
 
 
 def open_binary(storage: Storage, name: str) -> BinaryIO:
