@@ -75,7 +75,8 @@ def fit_on_ray(
 
 
 def _remembered_index(vectors_ND: Vectors, settings: Settings, name: str, ledger: Ledger) -> Index:
-    """The index; its cells are committed, since another machine's k-means may round differently."""
+    """The index; its cells are committed, since another machine's k-means may round differently, and so is what it
+    screens in: a search of some cells is only as exact as that."""
     if settings.mode == "exact":
         return build_index(vectors_ND, settings)
     handle = ledger.worker()
@@ -90,15 +91,15 @@ def _remembered_index(vectors_ND: Vectors, settings: Settings, name: str, ledger
                 "cells": pa.table({"start": partition.starts[:-1], "centre": list(partition.centres_CD)}),
             }
             files = [handle.storage.write_table(f"_work/cells/{name}/{key}.parquet", t) for key, t in tables.items()]
-        ledger.commit(CELLS, name, files, {"probes": index.probes})
+        ledger.commit(CELLS, name, files, {"probes": index.probes, "precision": index.precision})
         return index
     if not ledger.shards(CELLS)[name].files:  # too few points for cells
-        return Index(vectors_ND)
+        return Index(vectors_ND, precision=known.get("precision"))
     order_N = handle.storage.read_table(f"_work/cells/{name}/order.parquet")["point"].to_numpy()
     cells = handle.storage.read_table(f"_work/cells/{name}/cells.parquet")
     centres_CD = np.array(cells["centre"].to_pylist(), np.float32)
     starts = np.append(cells["start"].to_numpy(), len(vectors_ND))
-    return Index(vectors_ND, Partition(order_N, starts, centres_CD), known["probes"])
+    return Index(vectors_ND, Partition(order_N, starts, centres_CD), known["probes"], known.get("precision"))
 
 
 def nearest_on_ray(

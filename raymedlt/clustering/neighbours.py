@@ -87,7 +87,8 @@ class Index:
         vectors_ND: float32 [N, D], kept.
         partition: cells to search; None: everything.
         probes: cells that a point visits; None: all.
-        precision: of the screening; default: the quickest here. Results do not depend on it.
+        precision: of the screening; default: the quickest here. Results of an exhaustive search do not depend on it; a
+            search of some cells may keep another of two neighbours that lie almost alike.
         device: of the screening, "cpu" or "cuda".
     """
 

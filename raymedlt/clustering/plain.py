@@ -18,6 +18,8 @@ def plain_labels(vectors: Vectors, config: ClusteringConfig, seed: int) -> npt.N
 def _dbscan(vectors: Vectors, config: ClusteringConfig) -> npt.NDArray[np.int64]:
     from sklearn.cluster import DBSCAN
 
+    if not len(vectors):
+        return np.zeros(0, np.int64)
     # scikit-learn counts the point itself among min_samples
     fitted = DBSCAN(eps=config.eps, min_samples=config.min_samples).fit(vectors)
     labels: npt.NDArray[np.int64] = fitted.labels_

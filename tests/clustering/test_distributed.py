@@ -88,6 +88,7 @@ def test_a_partial_index_is_shared_too(
     same(found, single)
     with opened(tmp_path) as ledger:
         monkeypatch.setattr(fit_module, "make_partition", None)  # cells are read back, not made again
+        monkeypatch.setattr("raymedlt.clustering.neighbours.quickest_precision", None)  # nor is this asked again
         same(on_ray(vectors, ledger, settings), single)
 
 

@@ -331,6 +331,12 @@ def test_kmeans_with_fewer_points_than_clusters(n: int):
 
 
 @pytest.mark.parametrize("method", ["hdbscan", "dbscan", "kmeans"])
+def test_every_method_takes_nothing(method: str):
+    config = dataclasses.replace(ClusteringConfig(), method=method)  # type: ignore[arg-type]
+    assert cluster(np.zeros((0, 3), np.float32), config).labels.tolist() == []
+
+
+@pytest.mark.parametrize("method", ["hdbscan", "dbscan", "kmeans"])
 def test_every_method_refuses_nan(method: str):
     config = dataclasses.replace(ClusteringConfig(), method=method)  # type: ignore[arg-type]
     with pytest.raises(InputError, match="NaN"):
