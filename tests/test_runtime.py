@@ -3,6 +3,7 @@
 import contextlib
 import io
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -15,7 +16,7 @@ import pytest
 from ray.util import placement_group_table
 
 from raymedlt.errors import ConsistencyError, InputError, InterruptedRun, RaymedltError
-from raymedlt.ledger import Ledger
+from raymedlt.ledger import Ledger, LedgerHandle
 from raymedlt.progress import Progress
 from raymedlt.replicas import _release, run_replicas
 from raymedlt.runtime import (
@@ -25,6 +26,7 @@ from raymedlt.runtime import (
     run_shards,
     run_shards_locally,
 )
+from raymedlt.shards import answer
 from raymedlt.storage import Storage
 
 SHARDS = [f"s{i}" for i in range(6)]
@@ -366,6 +368,14 @@ def test_the_users_own_settings_stay(monkeypatch):
     assert os.environ["TRANSFORMERS_OFFLINE"] == "1"
 
 
+def test_a_worker_that_does_not_see_the_run_says_so(tmp_path):
+    """As on a cluster whose nodes have disks of their own."""
+    row = answer("work", "s1", LedgerHandle(Storage.of(str(tmp_path / "elsewhere"))), lambda shard: {})
+    with pytest.raises(InputError, match=r"does not see the run in .*s3://, gs://, abfs:// or a shared disk"):
+        raise pickle.loads(row["error"])
+    assert not (tmp_path / "elsewhere").exists()
+
+
 # Signals
 
 
@@ -449,9 +459,10 @@ def test_outside_the_main_thread_signals_are_left_alone():
 _JOB = """
 import os, sys, time
 from raymedlt.errors import RaymedltError
-from raymedlt.ledger import Ledger
+from raymedlt.ledger import Ledger, LedgerHandle
 from raymedlt.progress import Progress
 from raymedlt.runtime import connect, graceful_stop, run_shards
+from raymedlt.shards import answer
 from raymedlt.storage import Storage
 
 output, notes = sys.argv[1:]
